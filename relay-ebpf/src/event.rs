@@ -1,0 +1,45 @@
+//! What the XDP program sends up through the ring buffer.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    tables::{Address, Endpoint},
+    wireguard::INITIATION_LEN,
+};
+
+/// [`Event::kind`]: a handshake message stands in [`Event::message`].
+pub const HANDSHAKE: u32 = 1;
+/// [`Event::kind`]: a source that is not in `ENDPOINTS` sent something for the relay's own WireGuard interface: a host
+/// may have registered or moved, so reading the interface is worth while. No message.
+pub const NEW_SOURCE: u32 = 2;
+
+/// One record of the ring buffer.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Event {
+    /// Where the packet came from.
+    pub source: Endpoint,
+    /// The relay address that it was sent to.
+    pub local: Address,
+    /// [`HANDSHAKE`] or [`NEW_SOURCE`].
+    pub kind: u32,
+    /// The interface that it came in by.
+    pub ifindex: u32,
+    /// Length of the message, in bytes; 0 for a hint.
+    pub message_len: u16,
+    /// The packet's TTL or hop limit as received.
+    pub ttl: u8,
+    /// Padding, zero.
+    pub reserved: u8,
+    /// A handshake initiation, response or cookie reply; only the first `message_len` bytes are defined.
+    pub message: [u8; INITIATION_LEN],
+}
+
+impl Event {
+    /// The handshake message, or `None` for a hint or a length that can't be.
+    pub fn message(&self) -> Option<&[u8]> {
+        if self.kind != HANDSHAKE { None } else { self.message.get(..usize::from(self.message_len)) }
+    }
+}
+
+const _: () = assert!(size_of::<Event>() == 200);

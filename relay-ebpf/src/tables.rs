@@ -1,0 +1,286 @@
+//! Names, keys, values and sizes of the BPF maps.
+//!
+//! | map | kind | key → value | writer |
+//! |---|---|---|---|
+//! | [`SESSIONS`] | hash | receiver index → [`Session`] | userspace (counters: XDP) |
+//! | [`LEDGER`] | hash | receiver index → [`Ledger`] | userspace |
+//! | [`PENDING`] | hash | sender index of an initiation → [`Endpoint`] of the expected responder | userspace |
+//! | [`ENDPOINTS`] | hash | [`Endpoint`] of a member or of another relay → member id | userspace |
+//! | [`NEXT_HOPS`] | array | id → [`NextHop`] | userspace |
+//! | [`TX_PORTS`] | devmap hash | ifindex → device | userspace |
+//! | [`LOCALS`] | array | id → [`Address`] of the relay; unused ones are [`Address::UNSPECIFIED`] | userspace |
+//! | [`COUNTERS`] | per-CPU array | [`crate::reason::counter_index`] → [`Counter`] | XDP |
+//! | [`EVENTS`] | ring buffer | [`crate::event::Event`] | XDP |
+//! | [`HINTS`] | per-CPU array | 0 → time of the last new-source hint, ns since boot | XDP |
+//!
+//! A receiver index is the `u32` that WireGuard's little-endian field means.
+//!
+//! The keys and values are built of 64-bit words where the program keeps them on its stack: LLVM merges neighbouring
+//! narrower stores into ones that the verifier rejects as misaligned.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Established sessions by receiver index.
+pub const SESSIONS: &str = "SESSIONS";
+/// Who each session belongs to.
+pub const LEDGER: &str = "LEDGER";
+/// Handshakes under way by the initiator's index.
+pub const PENDING: &str = "PENDING";
+/// Authenticated endpoints.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Where and how frames leave.
+pub const NEXT_HOPS: &str = "NEXT_HOPS";
+/// Devices that frames may be redirected to.
+pub const TX_PORTS: &str = "TX_PORTS";
+/// The relay's own addresses.
+pub const LOCALS: &str = "LOCALS";
+/// Packets and bytes by reason.
+pub const COUNTERS: &str = "COUNTERS";
+/// What goes up to userspace.
+pub const EVENTS: &str = "EVENTS";
+/// Rate limit of the new-source hint.
+pub const HINTS: &str = "HINTS";
+/// Every map that is pinned.
+pub const ALL: [&str; 10] =
+    [SESSIONS, LEDGER, PENDING, ENDPOINTS, NEXT_HOPS, TX_PORTS, LOCALS, COUNTERS, EVENTS, HINTS];
+
+/// Capacity of [`LOCALS`]: a relay has at most this many addresses, both families together.
+pub const LOCALS_MAX: u32 = 16;
+/// Capacity of [`NEXT_HOPS`].
+pub const NEXT_HOPS_MAX: u32 = 4096;
+/// Capacity of [`TX_PORTS`].
+pub const TX_PORTS_MAX: u32 = 64;
+/// Default capacity of [`SESSIONS`] and [`LEDGER`]; the configuration sets the real one at load.
+pub const SESSIONS_DEFAULT: u32 = 65_536;
+/// Default capacity of [`PENDING`]; the configuration sets the real one at load.
+pub const PENDING_DEFAULT: u32 = 16_384;
+/// Default capacity of [`ENDPOINTS`]; the configuration sets the real one at load.
+pub const ENDPOINTS_DEFAULT: u32 = 65_536;
+/// Size of [`EVENTS`] in bytes, a power of two: some 5,000 messages.
+pub const EVENTS_BYTES: u32 = 1 << 20;
+/// At most one new-source hint a CPU in this time, in ns.
+pub const HINT_INTERVAL_NS: u64 = 50_000_000;
+
+/// What the loader tells the program (a global, constant once loaded).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Config {
+    /// The relay port (the listen port of the relay's WireGuard interface), network byte order.
+    pub port_be: [u8; 2],
+    /// Padding, zero.
+    pub reserved: [u8; 6],
+}
+
+/// The name of the [`Config`] global in the program.
+pub const CONFIG: &str = "CONFIG";
+
+/// An IPv6 address, or an IPv4 address as IPv4-mapped IPv6: the 16 octets in network order, held as two words.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Address(pub [u64; 2]);
+
+impl Address {
+    /// `::`, which no packet that we handle carries.
+    pub const UNSPECIFIED: Self = Self([0; 2]);
+
+    /// From an IPv4 address as four octets read as a native integer.
+    #[inline(always)]
+    pub const fn from_ipv4_ne(octets: u32) -> Self {
+        let o = octets.to_ne_bytes();
+        Self([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])])
+    }
+
+    /// From 16 octets in network order.
+    #[inline(always)]
+    pub const fn from_octets(o: [u8; 16]) -> Self {
+        Self([
+            u64::from_ne_bytes([o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7]]),
+            u64::from_ne_bytes([o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15]]),
+        ])
+    }
+
+    /// The 16 octets in network order.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) =
+            (self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes());
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// The IPv4 address as four octets read as a native integer; meaningful if [`Self::is_ipv4`].
+    #[inline(always)]
+    pub const fn ipv4_ne(self) -> u32 {
+        let o = self.0[1].to_ne_bytes();
+        u32::from_ne_bytes([o[4], o[5], o[6], o[7]])
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_ipv4(self) -> bool {
+        const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+        let o = self.0[1].to_ne_bytes();
+        self.0[0] == 0 && u32::from_ne_bytes([o[0], o[1], o[2], o[3]]) == MAPPED
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        Self::from_octets(match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        })
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(address: Ipv4Addr) -> Self {
+        IpAddr::V4(address).into()
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        Ipv6Addr::from(address.octets()).to_canonical()
+    }
+}
+
+impl core::fmt::Debug for Address {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
+/// An address and a UDP port.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Address,
+    /// The port in host byte order; the upper 48 bits are zero.
+    pub port: u64,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(endpoint: SocketAddr) -> Self {
+        Self { address: endpoint.ip().into(), port: endpoint.port().into() }
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(endpoint: Endpoint) -> Self {
+        SocketAddr::new(endpoint.address.into(), endpoint.port as u16)
+    }
+}
+
+impl core::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        SocketAddr::from(*self).fmt(f)
+    }
+}
+
+/// One direction of a relayed WireGuard session: which packet is its own, and what becomes of it.
+///
+/// A packet belongs to it if its receiver index is the key, its source is `source` and `source_port_be`, and it was sent
+/// to the relay address `local_in`. It leaves from relay address `local_out` to `destination`, by next hop `next_hop`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Session {
+    /// The expected source address.
+    pub source: Address,
+    /// The address to send to. Not of the same family as `source`: the packet changes family.
+    pub destination: Address,
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded: the UDP payload, that is whole WireGuard messages.
+    pub bytes: u64,
+    /// The expected source port, network byte order.
+    pub source_port_be: [u8; 2],
+    /// The port to send to, network byte order.
+    pub destination_port_be: [u8; 2],
+    /// What the rewrite adds to the IPv4 header checksum, TTL decrement included (see [`crate::checksum`]); 0 for IPv6.
+    pub ip_delta: u16,
+    /// What the rewrite adds to the UDP checksum.
+    pub udp_delta: u16,
+    /// Key in [`NEXT_HOPS`].
+    pub next_hop: u16,
+    /// Key in [`LOCALS`] of the address that the packet was sent to.
+    pub local_in: u8,
+    /// Key in [`LOCALS`] of the address that it leaves from.
+    pub local_out: u8,
+    /// Padding, zero.
+    pub reserved: u32,
+}
+
+/// What userspace needs to know of a session beyond its forwarding, kept in a pinned map so that revocation, roaming and
+/// expiry survive a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ledger {
+    /// Id of the member whose initiation opened the session, or 0 if it is none of ours.
+    pub initiator: u64,
+    /// Id of the member that answered, or 0.
+    pub responder: u64,
+    /// When the session was proven, ns since boot (CLOCK_BOOTTIME).
+    pub opened_ns: u64,
+    /// Receiver index of the other direction.
+    pub twin: u32,
+    /// 1 if the key is the responder's index (this direction carries what the initiator sends), else 0.
+    pub to_responder: u32,
+}
+
+/// Where a frame leaves and what its Ethernet header holds. A `mtu` of 0 marks one that is not resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NextHop {
+    /// The egress interface.
+    pub ifindex: u32,
+    /// The largest IP packet that may leave, in bytes; 0 if the next hop is not resolved.
+    pub mtu: u16,
+    /// VLAN id, or 0 for none. Not used yet.
+    pub vlan: u16,
+    /// Destination MAC address.
+    pub destination_mac: [u8; 6],
+    /// Source MAC address.
+    pub source_mac: [u8; 6],
+}
+
+/// A pair of counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of the frames as received, link header included.
+    pub bytes: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Config>() == 8);
+    assert!(size_of::<Address>() == 16 && align_of::<Address>() == 8);
+    assert!(size_of::<Endpoint>() == 24);
+    assert!(size_of::<Session>() == 64);
+    assert!(size_of::<Ledger>() == 32);
+    assert!(size_of::<NextHop>() == 20);
+    assert!(size_of::<Counter>() == 16);
+};
+
+#[cfg(not(target_arch = "bpf"))]
+mod pod {
+    use super::{Address, Config, Counter, Endpoint, Ledger, NextHop, Session};
+    // SAFETY: `repr(C)`, `Copy`, no padding (zerocopy's `IntoBytes`) and valid for every bit pattern (`FromBytes`).
+    unsafe impl aya::Pod for Address {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Session {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Ledger {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NextHop {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Config {}
+}

@@ -1,0 +1,3 @@
+//! The `wgrelay` command.
+
+fn main() {}

@@ -1,0 +1,253 @@
+//! Who is who: the members, the networks that they share and where each is to be found. The desired state, as a control
+//! source gives it; pure data, checked once when it is built.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+};
+
+/// A WireGuard public key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl PublicKey {
+    /// Reads the usual base64 form of 44 characters.
+    pub fn from_base64(text: &str) -> Option<Self> {
+        use base64::prelude::{BASE64_STANDARD, Engine as _};
+        BASE64_STANDARD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
+    /// The member id that goes with this key.
+    pub fn id(&self) -> MemberId {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        MemberId(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl std::fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use base64::prelude::{BASE64_STANDARD, Engine as _};
+        f.write_str(&BASE64_STANDARD.encode(self.0))
+    }
+}
+
+impl std::fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// A member's short name in the maps: the first eight bytes of its public key, little-endian. It needs no table that
+/// would have to survive a restart; two members whose ids are equal are refused ([`MembersError::IdCollision`]), and 0
+/// stands for "no member".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(pub u64);
+
+/// Where a member is to be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Relayed by this relay: at the endpoint that the relay's own WireGuard interface has learned.
+    Relayed,
+    /// Relayed by another relay of the network: at that relay's public address, by the relay's name.
+    RelayedBy(String),
+    /// Not relayed: at its static endpoints, at most one for each family, perhaps none.
+    Static(Vec<SocketAddr>),
+}
+
+/// A host with a WireGuard key in one or more networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, unique.
+    pub name: String,
+    /// Its static public key, unique.
+    pub public_key: PublicKey,
+    /// The networks that it is in, at least one.
+    pub networks: BTreeSet<String>,
+    /// Where it is to be found.
+    pub place: Place,
+}
+
+/// Another relay of the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherRelay {
+    /// Its name, unique.
+    pub name: String,
+    /// Its public addresses and port, at most one for each family, at least one.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// Whose handshakes are relayed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Both sides share a network, and at least one of the two is relayed here.
+    #[default]
+    Members,
+    /// The addressed member's acceptance is enough.
+    Any,
+}
+
+/// The desired state as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    by_id: BTreeMap<MemberId, Member>,
+    relays: BTreeMap<String, OtherRelay>,
+    policy: Policy,
+}
+
+/// Why a set of members can't be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// Two members have the same name.
+    #[error("two members are named {0:?}: names are unique")]
+    DuplicateName(String),
+    /// Two members have the same public key.
+    #[error("members {0:?} and {1:?} have the same public key: a key is one host")]
+    DuplicateKey(String, String),
+    /// Two keys begin with the same eight bytes.
+    #[error("the public keys of members {0:?} and {1:?} begin with the same 8 bytes: give one of them a new key")]
+    IdCollision(String, String),
+    /// A key's first eight bytes are zero.
+    #[error("member {0:?}: the public key begins with 8 zero bytes: give it a new key")]
+    ZeroId(String),
+    /// The relay itself is listed.
+    #[error("member {0:?} has the relay's own public key: the relay is not a member of its own")]
+    IsRelay(String),
+    /// A member without a network.
+    #[error("member {0:?} is in no network: name at least one")]
+    NoNetwork(String),
+    /// `relayed_by` names nothing.
+    #[error("member {0:?} is relayed by {1:?}, which is no [[other_relay]]")]
+    UnknownRelay(String, String),
+    /// Two other relays have the same name.
+    #[error("two other relays are named {0:?}: names are unique")]
+    DuplicateRelay(String),
+    /// More than one endpoint of a family.
+    #[error("{0:?} has more than one endpoint of a family")]
+    TwoEndpoints(String),
+    /// Two hosts have the same static endpoint.
+    #[error("{0:?} and {1:?} have the same static endpoint {2}")]
+    DuplicateEndpoint(String, String, SocketAddr),
+    /// An endpoint that nothing may be sent to.
+    #[error("{0:?} has the endpoint {1}: {2}")]
+    BadEndpoint(String, SocketAddr, &'static str),
+}
+
+impl Members {
+    /// Checks and builds the desired state. `relay_key` is the relay's own public key.
+    pub fn new(
+        relay_key: PublicKey,
+        policy: Policy,
+        relays: impl IntoIterator<Item = OtherRelay>,
+        members: impl IntoIterator<Item = Member>,
+    ) -> Result<Self, MembersError> {
+        let mut this = Self { policy, ..Self::default() };
+        let mut endpoints: HashMap<SocketAddr, String> = HashMap::new();
+        let mut claim = |owner: &str, given: &[SocketAddr]| {
+            if given.iter().filter(|e| e.is_ipv4()).count() > 1 || given.iter().filter(|e| e.is_ipv6()).count() > 1 {
+                return Err(MembersError::TwoEndpoints(owner.to_owned()));
+            }
+            for &endpoint in given {
+                if let Some(why) = unusable(endpoint) {
+                    return Err(MembersError::BadEndpoint(owner.to_owned(), endpoint, why));
+                }
+                if let Some(other) = endpoints.insert(endpoint, owner.to_owned()) {
+                    return Err(MembersError::DuplicateEndpoint(other, owner.to_owned(), endpoint));
+                }
+            }
+            Ok(())
+        };
+        for relay in relays {
+            claim(&relay.name, &relay.endpoints)?;
+            if let Some(twice) = this.relays.insert(relay.name.clone(), relay) {
+                return Err(MembersError::DuplicateRelay(twice.name));
+            }
+        }
+        let mut names = BTreeSet::new();
+        for member in members {
+            let (name, id) = (member.name.clone(), member.public_key.id());
+            if !names.insert(name.clone()) {
+                return Err(MembersError::DuplicateName(name));
+            }
+            if member.public_key == relay_key {
+                return Err(MembersError::IsRelay(name));
+            }
+            if id == MemberId(0) {
+                return Err(MembersError::ZeroId(name));
+            }
+            if member.networks.is_empty() {
+                return Err(MembersError::NoNetwork(name));
+            }
+            match &member.place {
+                Place::Relayed => {}
+                Place::RelayedBy(relay) if this.relays.contains_key(relay) => {}
+                Place::RelayedBy(relay) => return Err(MembersError::UnknownRelay(name, relay.clone())),
+                Place::Static(given) => claim(&name, given)?,
+            }
+            if let Some(other) = this.by_id.get(&id) {
+                return Err(if other.public_key == member.public_key {
+                    MembersError::DuplicateKey(other.name.clone(), name)
+                } else {
+                    MembersError::IdCollision(other.name.clone(), name)
+                });
+            }
+            this.by_id.insert(id, member);
+        }
+        Ok(this)
+    }
+
+    /// The member with this id.
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.by_id.get(&id)
+    }
+
+    /// All members, by id.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (MemberId, &Member)> {
+        self.by_id.iter().map(|(&id, member)| (id, member))
+    }
+
+    /// All other relays.
+    pub fn relays(&self) -> impl ExactSizeIterator<Item = &OtherRelay> {
+        self.relays.values()
+    }
+
+    /// The other relay with this name.
+    pub fn relay(&self, name: &str) -> Option<&OtherRelay> {
+        self.relays.get(name)
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Whether `a` and `b` may talk over this relay under policy `members`: both exist and differ, they share a network,
+    /// and at least one of the two is relayed here.
+    pub fn may_talk(&self, a: MemberId, b: MemberId) -> bool {
+        let (Some(a), Some(b)) = (self.member(a), self.member(b)) else { return false };
+        a.public_key != b.public_key
+            && (a.place == Place::Relayed || b.place == Place::Relayed)
+            && !a.networks.is_disjoint(&b.networks)
+    }
+}
+
+/// Why nothing may be relayed from or to this endpoint, whoever asks: `None` if it is an ordinary unicast address with a
+/// port. The relay's own addresses and the deny list are checked where they are known.
+pub fn unusable(endpoint: SocketAddr) -> Option<&'static str> {
+    if endpoint.port() == 0 {
+        return Some("port 0 can't be sent to");
+    }
+    match endpoint.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_loopback() => Some("a loopback address is the relay host itself"),
+        IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("an unspecified address is no host"),
+        IpAddr::V4(ip) if ip.is_multicast() => Some("a multicast address is not one host"),
+        IpAddr::V4(ip) if ip.octets()[0] >= 240 => Some("a broadcast or reserved address is not one host"),
+        IpAddr::V4(ip) if ip.is_link_local() => Some("a link-local address needs an interface, which maps don't hold"),
+        IpAddr::V6(ip) if ip.is_loopback() => Some("a loopback address is the relay host itself"),
+        IpAddr::V6(ip) if ip.is_unspecified() => Some("an unspecified address is no host"),
+        IpAddr::V6(ip) if ip.is_multicast() => Some("a multicast address is not one host"),
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+            Some("a link-local address needs an interface, which maps don't hold")
+        }
+        _ => None,
+    }
+}
