@@ -1,5 +1,27 @@
-//! The XDP program.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+//! The XDP program: sends relayed transport data on, and copies up the handshake messages that prove sessions.
+//!
+//! A packet goes one way, in one direction through the modules: `frame` finds the headers, `ip` and `decide` read them
+//! and look up what they mean, `up` tells userspace, and `rewrite`, the only one that writes to a packet, comes last,
+//! when nothing can fail any more. What comes back is a [`Reason`](relay_ebpf::reason::Reason), which is counted and
+//! turned into the verdict here and nowhere else.
+//!
+//! On the host this package is its library; the binary is empty there.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod decide;
+#[cfg(target_arch = "bpf")]
+mod frame;
+#[cfg(target_arch = "bpf")]
+mod ip;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod program;
+#[cfg(target_arch = "bpf")]
+mod rewrite;
+#[cfg(target_arch = "bpf")]
+mod up;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,4 +1,21 @@
 //! wgrelay's userspace: follows handshakes, keeps the XDP program's tables, and shows what goes on.
 
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod engine;
+pub mod forwarding;
 pub mod handshake;
+pub mod interface;
+pub mod maps;
 pub mod members;
+pub mod metrics;
+pub mod netlink;
+pub mod next_hops;
+pub mod object;
+pub mod preflight;
+pub mod program;
+pub mod run;
+pub mod sender;
+pub mod status;

@@ -104,7 +104,9 @@ pub enum MembersError {
     #[error("members {0:?} and {1:?} have the same public key: a key is one host")]
     DuplicateKey(String, String),
     /// Two keys begin with the same eight bytes.
-    #[error("the public keys of members {0:?} and {1:?} begin with the same 8 bytes: give one of them a new key")]
+    #[error(
+        "the public keys of members {0:?} and {1:?} begin with the same 8 bytes: give one of them a new key"
+    )]
     IdCollision(String, String),
     /// A key's first eight bytes are zero.
     #[error("member {0:?}: the public key begins with 8 zero bytes: give it a new key")]
@@ -143,7 +145,9 @@ impl Members {
         let mut this = Self { policy, ..Self::default() };
         let mut endpoints: HashMap<SocketAddr, String> = HashMap::new();
         let mut claim = |owner: &str, given: &[SocketAddr]| {
-            if given.iter().filter(|e| e.is_ipv4()).count() > 1 || given.iter().filter(|e| e.is_ipv6()).count() > 1 {
+            if given.iter().filter(|e| e.is_ipv4()).count() > 1
+                || given.iter().filter(|e| e.is_ipv6()).count() > 1
+            {
                 return Err(MembersError::TwoEndpoints(owner.to_owned()));
             }
             for &endpoint in given {
@@ -241,7 +245,9 @@ pub fn unusable(endpoint: SocketAddr) -> Option<&'static str> {
         IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("an unspecified address is no host"),
         IpAddr::V4(ip) if ip.is_multicast() => Some("a multicast address is not one host"),
         IpAddr::V4(ip) if ip.octets()[0] >= 240 => Some("a broadcast or reserved address is not one host"),
-        IpAddr::V4(ip) if ip.is_link_local() => Some("a link-local address needs an interface, which maps don't hold"),
+        IpAddr::V4(ip) if ip.is_link_local() => {
+            Some("a link-local address needs an interface, which maps don't hold")
+        }
         IpAddr::V6(ip) if ip.is_loopback() => Some("a loopback address is the relay host itself"),
         IpAddr::V6(ip) if ip.is_unspecified() => Some("an unspecified address is no host"),
         IpAddr::V6(ip) if ip.is_multicast() => Some("a multicast address is not one host"),

@@ -1,12 +1,34 @@
 //! Following handshakes: who may talk to whom, and which session a response proves.
 //!
 //! Pure: messages and times go in, [`Action`]s come out. No socket, no map, no clock.
+//!
+//! The way of a message: [`message`] reads it, [`directory`] says whom it is from and for ([`mac`]), [`initiations`] and
+//! [`answers`] decide. An initiation from nobody known must prove its address first ([`cookie`]); one that is sent on is
+//! remembered ([`pending`]); its response proves a session ([`sessions`]).
+
+mod answers;
+mod cookie;
+mod directory;
+mod expiring;
+mod initiations;
+mod mac;
+mod message;
+mod outcome;
+mod pending;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod tracker;
 
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
+pub use self::{
+    outcome::{Outcome, Outcomes},
+    tracker::{Limits, Settings, Tracker},
+};
 use crate::members::MemberId;
 
 /// A point in time: the time since boot (CLOCK_BOOTTIME), so that it means the same after a restart of wgrelay.

@@ -1,0 +1,107 @@
+//! The bytes of a frame, and the headers at fixed places in it.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::programs::XdpContext;
+use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
+
+/// Everything that overlays packet memory: any bytes will do, at any address.
+pub trait Overlay: FromBytes + IntoBytes + Immutable + Unaligned {}
+impl<T: FromBytes + IntoBytes + Immutable + Unaligned> Overlay for T {}
+
+/// The frame that the program was called with.
+pub struct Frame<'a> {
+    start: usize,
+    end: usize,
+    context: PhantomData<&'a XdpContext>,
+}
+
+impl<'a> Frame<'a> {
+    #[inline(always)]
+    pub fn of(ctx: &'a XdpContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), context: PhantomData }
+    }
+
+    /// Length in bytes, link header included.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The `T` that the frame starts with; `None` if the frame is shorter.
+    #[inline(always)]
+    pub fn prefix<T: Overlay>(&self) -> Option<&T> {
+        // SAFETY: the memory from `start` to `end` is the frame's as long as the program runs, `T` lies in it, has no
+        // alignment and takes any bytes; the frame is borrowed for as long as the reference lives.
+        (self.start + size_of::<T>() <= self.end).then(|| unsafe { &*(self.start as *const T) })
+    }
+
+    /// As [`Self::prefix`], to write to.
+    #[inline(always)]
+    pub fn prefix_mut<T: Overlay>(&mut self) -> Option<&mut T> {
+        // SAFETY: as in `prefix`; the frame is borrowed mutably, so this is the only reference into it.
+        (self.start + size_of::<T>() <= self.end).then(|| unsafe { &mut *(self.start as *mut T) })
+    }
+}
+
+/// An Ethernet header (IEEE 802.3).
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Ethernet {
+    pub destination: [u8; 6],
+    pub source: [u8; 6],
+    pub ethertype_be: [u8; 2],
+}
+
+/// A UDP header (RFC 768).
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Udp {
+    pub source_port_be: [u8; 2],
+    pub destination_port_be: [u8; 2],
+    pub len_be: [u8; 2],
+    /// As it is in memory (see [`relay_ebpf::checksum`]).
+    pub checksum_ne: [u8; 2],
+}
+
+/// What all WireGuard messages begin with; none is shorter than this.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Message {
+    /// Type and reserved bytes.
+    pub word_le: [u8; 4],
+    /// Sender index of an initiation or a response, else receiver index.
+    pub index_le: [u8; 4],
+    /// Receiver index of a response.
+    pub response_receiver_le: [u8; 4],
+    pub rest: [u8; 20],
+}
+
+/// A frame up to and with its IP header.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct IpFrame<I> {
+    pub ethernet: Ethernet,
+    pub ip: I,
+}
+
+/// A frame up to and with its UDP header.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct UdpFrame<I> {
+    pub ethernet: Ethernet,
+    pub ip: I,
+    pub udp: Udp,
+}
+
+/// A frame that has room for the shortest WireGuard message.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct MessageFrame<I> {
+    pub ethernet: Ethernet,
+    pub ip: I,
+    pub udp: Udp,
+    pub message: Message,
+}
+
+const _: () = assert!(size_of::<Message>() == relay_ebpf::wireguard::COOKIE_REPLY_LEN / 2);

@@ -1,0 +1,18 @@
+//! The only place that reads a clock.
+
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::handshake::Timestamp;
+
+/// The time since boot, suspended time included (CLOCK_BOOTTIME), the same for all processes of the host.
+pub fn now() -> Timestamp {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME exists since Linux 2.6.39").into()
+}
+
+/// How long ago a moment of the calendar was; `None` if it is in the future, as after a clock was set back.
+#[expect(clippy::disallowed_methods, reason = "this is the edge")]
+pub fn ago(moment: SystemTime) -> Option<Duration> {
+    SystemTime::now().duration_since(moment).ok()
+}

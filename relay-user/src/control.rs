@@ -1,0 +1,134 @@
+//! The control source `file`: the members in `relay.toml`, followed live.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use notify::{RecursiveMode, Watcher as _};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    api::Engine,
+    clock,
+    config::{Config, ConfigError},
+    engine::{Change, Request, SourceState},
+    members::{Members, PublicKey},
+};
+
+/// An editor writes a file in several steps; it is read once nothing has happened for this long.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// The file and what was last taken over from it.
+pub struct File {
+    path: PathBuf,
+    config: Config,
+    members: Arc<Members>,
+    relay_key: PublicKey,
+    /// Whether the newest content could not be taken over.
+    failed: bool,
+    /// What was last said to need a restart.
+    needs_restart: Vec<&'static str>,
+}
+
+/// The members in a configuration, for a relay with this key.
+pub fn members(path: &Path, config: &Config, relay_key: PublicKey) -> Result<Arc<Members>, ConfigError> {
+    let fault = |(_, reason)| ConfigError { path: path.to_owned(), line: None, reason };
+    config.members(relay_key).map(Arc::new).map_err(fault)
+}
+
+impl File {
+    /// The file that `config` was read from.
+    pub fn new(path: PathBuf, config: Config, members: Arc<Members>, relay_key: PublicKey) -> Self {
+        Self { path, config, members, relay_key, failed: false, needs_restart: Vec::new() }
+    }
+
+    /// What is known of the source right after start.
+    pub fn state(&self) -> SourceState {
+        SourceState {
+            path: self.path.display().to_string(),
+            loaded: clock::now(),
+            error: None,
+            needs_restart: Vec::new(),
+        }
+    }
+
+    /// Follows the file, and SIGHUP, until `stop`.
+    pub async fn follow(mut self, engine: Engine, stop: CancellationToken) -> Result<()> {
+        let (changed, mut changes) = mpsc::channel(1);
+        // The directory is watched, since editors and configuration management replace the file.
+        let dir = match self.path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let mut watcher = notify::recommended_watcher(move |_| {
+            // One waiting notice stands for any number of events.
+            let _ = changed.try_send(());
+        })
+        .context("watch the configuration file")?;
+        watcher
+            .watch(&dir, RecursiveMode::NonRecursive)
+            .with_context(|| format!("watch {}", dir.display()))?;
+        let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+        // It may have changed between the first reading and the watch.
+        let mut text = String::new();
+        self.reload(&mut text, &engine).await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = hangup.recv() => {}
+                Some(()) = changes.recv() => {
+                    while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {}
+                }
+            }
+            self.reload(&mut text, &engine).await;
+        }
+    }
+
+    /// Reads the file; `seen` is the text that was last looked at.
+    async fn reload(&mut self, seen: &mut String, engine: &Engine) {
+        let text = tokio::fs::read_to_string(&self.path).await;
+        if let Ok(text) = &text
+            && text == seen
+        {
+            return;
+        }
+        let read = Config::read(&self.path)
+            .and_then(|config| members(&self.path, &config, self.relay_key).map(|members| (config, members)));
+        *seen = text.unwrap_or_default();
+        match read {
+            Ok((config, members)) => self.take_over(&config, members, engine).await,
+            Err(fault) => {
+                error!("{fault}; the running state stays as it is");
+                self.failed = true;
+                engine.tell(Request::SourceFailed(fault.to_string())).await;
+            }
+        }
+    }
+
+    async fn take_over(&mut self, config: &Config, members: Arc<Members>, engine: &Engine) {
+        let needs_restart = self.config.needs_restart(config);
+        if members == self.members && needs_restart == self.needs_restart && !self.failed {
+            return;
+        }
+        if !needs_restart.is_empty() {
+            warn!(
+                settings = needs_restart.join(", "),
+                "changed in the file, but only a restart applies them"
+            );
+        }
+        info!(file = %self.path.display(), members = members.iter().len(), "configuration taken over");
+        self.failed = false;
+        self.members = Arc::clone(&members);
+        self.needs_restart.clone_from(&needs_restart);
+        let source = SourceState { needs_restart, ..self.state() };
+        engine.tell(Request::Change(Change { members, source })).await;
+    }
+}

@@ -1,0 +1,487 @@
+//! The engine: the one task that owns the tracker, the maps, the next hops and the raw sockets, and so the only writer.
+//!
+//! It takes one thing at a time from its inputs (the ring buffer, the relay's WireGuard interface, netlink, the control
+//! source, questions of the API) and carries out what follows from it before it takes the next.
+
+mod actions;
+mod report;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use rand::{SeedableRng as _, rngs::StdRng};
+use relay_ebpf::{
+    event::{self, Event},
+    tables::{Endpoint, Ledger, Session as Entry},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tracing::{debug, info, warn};
+use zerocopy::FromBytes as _;
+
+use crate::{
+    clock,
+    config::Config,
+    forwarding::{Locals, restore},
+    handshake::{Action, Datagram, Limits, Settings, Timestamp, Tracker},
+    interface::{Interface, Peer},
+    maps::{Maps, Traffic},
+    members::{MemberId, Members, Place, PublicKey},
+    netlink::{Netlink, News},
+    next_hops::NextHops,
+    program::{Attached, Loaded},
+    sender::Sender,
+    status::{Host, SessionDirection, Source, Status, Userspace},
+};
+
+/// The WireGuard interface is read this long after a hint: by then WireGuard has taken in the packet that caused it.
+const READ_AFTER_HINT: Duration = Duration::from_millis(30);
+/// And once more, since hints are rate-limited and one may stand for several packets.
+const READ_AGAIN: Duration = Duration::from_millis(250);
+/// Without hints it is read this often, or every so many times the time that a read takes, whichever is longer.
+const READ_INTERVAL: Duration = Duration::from_secs(5);
+const READ_SHARE: u32 = 20;
+/// How often counters are looked at, unresolved neighbours are asked for and the tables are swept.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Every so many sweeps all neighbours in use are checked and all is compared with what it should be.
+const RECONCILE_SWEEPS: u32 = 6;
+/// Events taken from the ring buffer before the other inputs get their turn.
+const EVENTS_AT_ONCE: usize = 64;
+
+/// A change of the desired state.
+pub struct Change {
+    /// The members as they are to be.
+    pub members: Arc<Members>,
+    /// What the source says of itself.
+    pub source: SourceState,
+}
+
+/// What is known of the control source.
+#[derive(Clone, Debug)]
+pub struct SourceState {
+    /// The file.
+    pub path: String,
+    /// When its present content was taken over.
+    pub loaded: Timestamp,
+    /// Why its newest content was not.
+    pub error: Option<String>,
+    /// Settings that differ from those in force and need a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// What the engine can be told and asked.
+pub enum Request {
+    /// The desired state is another.
+    Change(Change),
+    /// The control source has content that can't be taken over.
+    SourceFailed(String),
+    /// `GET /v1/status`
+    Status(oneshot::Sender<Status>),
+    /// `GET /v1/hosts`
+    Hosts(oneshot::Sender<Vec<Host>>),
+    /// `GET /v1/sessions`
+    Sessions(oneshot::Sender<Vec<SessionDirection>>),
+}
+
+/// What has passed for a member in sessions that have ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct MemberTraffic {
+    sent: Traffic,
+    received: Traffic,
+}
+
+/// The engine's state.
+pub struct Engine {
+    config: Config,
+    tracker: Tracker,
+    maps: Maps,
+    locals: Locals,
+    next_hops: NextHops,
+    netlink: Netlink,
+    sender: Sender,
+    interface: Interface,
+    attached: Vec<Attached>,
+    members: Arc<Members>,
+    source: SourceState,
+    /// What the WireGuard interface last said of the relayed members.
+    handshakes: HashMap<MemberId, SystemTime>,
+    ended: HashMap<MemberId, MemberTraffic>,
+    /// `ENDPOINTS` as it stands in the map.
+    endpoints: HashMap<Endpoint, u64>,
+    endpoints_version: Option<u64>,
+    counts: Userspace,
+    started: Timestamp,
+    reads: Reads,
+}
+
+/// When the WireGuard interface is to be read.
+#[derive(Debug)]
+struct Reads {
+    /// The next time.
+    due: Timestamp,
+    /// A second time after a hint.
+    again: Option<Timestamp>,
+    /// When it was last read.
+    done: Option<Timestamp>,
+    running: Option<JoinHandle<Result<Vec<Peer>>>>,
+    began: Timestamp,
+}
+
+impl Reads {
+    fn hint(&mut self, now: Timestamp) {
+        self.due = self.due.min(now + READ_AFTER_HINT);
+        self.again = Some(now + READ_AGAIN);
+    }
+
+    /// A read has ended: when is the next?
+    fn finished(&mut self, now: Timestamp) {
+        let took = now.saturating_sub(self.began);
+        let regular = now + READ_INTERVAL.max(took * READ_SHARE);
+        self.due = self.again.take().map_or(regular, |again| again.max(now).min(regular));
+        self.done = Some(now);
+    }
+}
+
+impl Engine {
+    /// Takes over the loaded program, and what an earlier run has left in its maps.
+    pub async fn new(
+        config: Config,
+        loaded: Loaded,
+        interface: Interface,
+        netlink: Netlink,
+        members: Arc<Members>,
+        source: SourceState,
+    ) -> Result<(Self, RingBuf<MapData>)> {
+        let Loaded { mut maps, events, attached, adopted } = loaded;
+        let now = clock::now();
+        let locals = Locals::assign(&maps.locals(), &config.relay.addresses);
+        let left = if adopted { maps.sessions() } else { HashMap::new() };
+        let in_use = left.values().map(|(entry, _)| entry.next_hop).collect();
+        let settings = Settings {
+            public_key: interface.public_key(),
+            addresses: config.relay.addresses.clone(),
+            port: config.relay.port,
+            denied: config.relay.deny.clone(),
+            limits: Limits {
+                sessions: config.limits.sessions as usize / 2,
+                sessions_per_responder: config.limits.sessions_per_member as usize,
+                pending: config.limits.pending as usize,
+                ..Limits::default()
+            },
+        };
+        maps.write_locals(&locals.table()).context("write the relay's addresses")?;
+        let ports: Vec<u32> = attached.iter().map(|a| a.ifindex).collect();
+        maps.write_tx_ports(&ports).context("write the egress interfaces")?;
+        maps.forget_all().context("clear the handshakes of an earlier run")?;
+        let endpoints = maps.endpoints();
+        let mut engine = Self {
+            tracker: Tracker::new(settings, StdRng::from_os_rng()),
+            sender: Sender::open(config.relay.port)?,
+            config,
+            maps,
+            locals,
+            next_hops: NextHops::new(in_use),
+            netlink,
+            interface,
+            attached,
+            members: Arc::clone(&members),
+            source,
+            handshakes: HashMap::new(),
+            ended: HashMap::new(),
+            endpoints,
+            endpoints_version: None,
+            counts: Userspace::default(),
+            started: now,
+            reads: Reads { due: now, again: None, done: None, running: None, began: now },
+        };
+        engine.read_neighbours().await?;
+        engine.apply_members(&BTreeSet::new()).await;
+        // What WireGuard knows already counts at once: the sessions of an earlier run are checked against it.
+        let peers = engine.interface.peers().await?;
+        engine.take_in(peers).await;
+        engine.restore_sessions(left).await?;
+        Ok((engine, events))
+    }
+
+    /// Runs until the requests' channel is closed.
+    pub async fn run(
+        &mut self,
+        events: RingBuf<MapData>,
+        mut news: mpsc::Receiver<News>,
+        mut requests: mpsc::Receiver<Request>,
+    ) -> Result<()> {
+        // SAFETY: the ring buffer owns its descriptor and keeps it, the same one, until it is dropped with the `AsyncFd`.
+        let mut events = unsafe { AsyncFd::register(events) }.context("watch the ring buffer")?;
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sweeps = 0;
+        loop {
+            let now = clock::now();
+            let expiry = self.tracker.next_expiry().map(|at| at.saturating_sub(now));
+            let read_in = self.reads.due.saturating_sub(now);
+            tokio::select! {
+                ready = events.readable_mut() => {
+                    let mut ready = ready.context("watch the ring buffer")?;
+                    let mut more = true;
+                    for _ in 0..EVENTS_AT_ONCE {
+                        // The record is copied out, so its place in the ring is free before it is acted on.
+                        let taken = ready.get_inner_mut().next().map(|item| Event::read_from_bytes(&item).ok());
+                        match taken {
+                            Some(Some(event)) => self.handle_event(&event).await,
+                            Some(None) => debug!("a record of the ring buffer has a wrong size"),
+                            None => {
+                                more = false;
+                                break;
+                            }
+                        }
+                    }
+                    if !more {
+                        ready.clear_ready();
+                    }
+                }
+                Some(first) = news.recv() => {
+                    // News comes in bursts: routes are asked for once after all of it.
+                    let mut batch = vec![first];
+                    while let Ok(next) = news.try_recv() {
+                        batch.push(next);
+                    }
+                    self.handle_news(batch).await;
+                }
+                request = requests.recv() => match request {
+                    Some(request) => self.handle_request(request).await,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep(read_in), if self.reads.running.is_none() => self.start_read(),
+                peers = joined(&mut self.reads.running), if self.reads.running.is_some() => {
+                    self.reads.running = None;
+                    self.reads.finished(clock::now());
+                    match peers {
+                        Ok(peers) => self.take_in(peers).await,
+                        Err(error) => warn!("{error:#}"),
+                    }
+                }
+                () = tokio::time::sleep(expiry.unwrap_or_default()), if expiry.is_some() => {
+                    let mut actions = Vec::new();
+                    self.tracker.expire(clock::now(), &mut actions);
+                    self.carry_out(actions).await;
+                }
+                _ = sweep.tick() => {
+                    sweeps += 1;
+                    self.sweep(sweeps % RECONCILE_SWEEPS == 0).await;
+                }
+            }
+        }
+    }
+
+    async fn handle_event(&mut self, event: &Event) {
+        let now = clock::now();
+        match event.kind {
+            event::NEW_SOURCE => {
+                self.counts.new_source_hints += 1;
+                self.reads.hint(now);
+            }
+            event::HANDSHAKE => {
+                let Some(message) = event.message() else { return };
+                self.counts.handshake_messages += 1;
+                let datagram = Datagram {
+                    local: event.local.into(),
+                    remote: event.source.into(),
+                    ttl: event.ttl,
+                    message: message.to_vec(),
+                };
+                let mut actions = Vec::new();
+                self.tracker.handle(now, &datagram, &mut actions);
+                if actions.iter().any(|action| matches!(action, Action::Expect { .. })) {
+                    // By the time the answer comes, the way back to the initiator is resolved.
+                    self.ensure_route(datagram.remote.ip()).await;
+                }
+                self.carry_out(actions).await;
+            }
+            other => debug!(kind = other, "an unknown kind of record in the ring buffer"),
+        }
+    }
+
+    async fn handle_news(&mut self, batch: Vec<News>) {
+        let mut routes = false;
+        for news in batch {
+            match news {
+                News::Link(ifindex, link) => {
+                    self.next_hops.set_link(ifindex, link);
+                    routes = true;
+                }
+                News::Neighbour(ifindex, address, mac) => self.next_hops.set_neighbour(ifindex, address, mac),
+                News::Routes => routes = true,
+                News::Lost => {
+                    routes = true;
+                    if let Err(error) = self.read_neighbours().await {
+                        warn!("{error:#}");
+                    }
+                }
+            }
+        }
+        if routes {
+            self.refresh_routes().await;
+        }
+        self.write_next_hops();
+    }
+
+    async fn handle_request(&mut self, request: Request) {
+        // Whoever asked may have gone: then nobody misses the answer.
+        match request {
+            Request::Change(change) => self.change(change).await,
+            Request::SourceFailed(error) => self.source.error = Some(error),
+            Request::Status(answer) => drop(answer.send(self.status())),
+            Request::Hosts(answer) => drop(answer.send(self.hosts())),
+            Request::Sessions(answer) => drop(answer.send(self.session_directions())),
+        }
+    }
+
+    async fn change(&mut self, Change { members, source }: Change) {
+        let before = relayed(&self.members);
+        self.members = members;
+        self.source = source;
+        let gone = before.difference(&relayed(&self.members)).copied().collect();
+        self.apply_members(&gone).await;
+    }
+
+    /// Makes the tracker and the WireGuard interface follow the members. First the tracker: what is not allowed any more
+    /// ends at once.
+    async fn apply_members(&mut self, gone: &BTreeSet<PublicKey>) {
+        let mut actions = Vec::new();
+        self.tracker.set_members(clock::now(), Arc::clone(&self.members), &mut actions);
+        self.carry_out(actions).await;
+        self.ended.retain(|id, _| self.members.member(*id).is_some());
+        self.handshakes.retain(|id, _| self.members.member(*id).is_some());
+        if let Err(error) = self.interface.set_peers(&relayed(&self.members), gone).await {
+            warn!("{error:#}: relayed hosts that are new can't register yet; it is tried again");
+        }
+        self.reads.hint(clock::now());
+    }
+
+    fn start_read(&mut self) {
+        let interface = self.interface.clone();
+        self.reads.began = clock::now();
+        self.reads.running = Some(tokio::spawn(async move { interface.peers().await }));
+    }
+
+    /// Takes in what the WireGuard interface has learned.
+    async fn take_in(&mut self, mut peers: Vec<Peer>) {
+        // Of two members that were seen at one endpoint, the later told is taken to be there.
+        peers.sort_by_key(|peer| peer.last_handshake);
+        let mut actions = Vec::new();
+        let mut missing = relayed(&self.members);
+        for peer in peers {
+            missing.remove(&peer.public_key);
+            let id = peer.public_key.id();
+            let Some(handshake) = peer.last_handshake else { continue };
+            let known = self.members.member(id).is_some_and(|m| m.public_key == peer.public_key);
+            if !known {
+                continue;
+            }
+            self.handshakes.insert(id, handshake);
+            let before = self.tracker.endpoint_of(id);
+            self.tracker.set_endpoint(clock::now(), id, peer.endpoint, &mut actions);
+            self.log_endpoint(id, before, peer.endpoint);
+        }
+        self.carry_out(actions).await;
+        if !missing.is_empty()
+            && let Err(error) = self.interface.set_peers(&relayed(&self.members), &BTreeSet::new()).await
+        {
+            warn!("{error:#}");
+        }
+    }
+
+    fn log_endpoint(&self, id: MemberId, before: Option<SocketAddr>, told: Option<SocketAddr>) {
+        let now = self.tracker.endpoint_of(id);
+        if before == now {
+            return;
+        }
+        let host = self.members.member(id).map_or("?", |member| member.name.as_str());
+        match (before, now) {
+            (None, Some(endpoint)) => info!(host, %endpoint, "host registered"),
+            (Some(from), Some(endpoint)) => info!(host, %from, %endpoint, "host moved"),
+            _ => info!(host, ?told, "host's endpoint is not known any more"),
+        }
+    }
+
+    /// Puts back the sessions that an earlier run has left, as far as they are still allowed, and removes the rest.
+    async fn restore_sessions(&mut self, left: HashMap<u32, (Entry, Ledger)>) -> Result<()> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut kept = Vec::new();
+        for (&index, (entry, ledger)) in &left {
+            let session = left
+                .get(&ledger.twin)
+                .and_then(|(e, l)| restore(index, (entry, ledger), (e, l), &self.locals));
+            if let Some(session) = session
+                && self.tracker.restore(session)
+            {
+                kept.push(session);
+            }
+        }
+        self.maps
+            .retain_sessions(|index| self.tracker.session_by_index(index).is_some())
+            .context("remove the sessions of an earlier run that have ended")?;
+        info!(sessions = kept.len(), "sessions of an earlier run taken over");
+        self.carry_out(kept.into_iter().map(Action::Open).collect()).await;
+        for (id, next_hop) in self.next_hops.release_reserved() {
+            self.maps.write_next_hop(id, next_hop)?;
+        }
+        // Those that have expired meanwhile.
+        let mut actions = Vec::new();
+        self.tracker.expire(clock::now(), &mut actions);
+        self.carry_out(actions).await;
+        Ok(())
+    }
+
+    async fn read_neighbours(&mut self) -> Result<()> {
+        let all = self.netlink.links_and_neighbours().await?;
+        self.next_hops.forget_links_and_neighbours();
+        for news in all {
+            match news {
+                News::Link(ifindex, link) => self.next_hops.set_link(ifindex, link),
+                News::Neighbour(ifindex, address, mac) => self.next_hops.set_neighbour(ifindex, address, mac),
+                News::Routes | News::Lost => {}
+            }
+        }
+        self.write_next_hops();
+        Ok(())
+    }
+}
+
+/// The public keys of the members that are relayed here.
+fn relayed(members: &Members) -> BTreeSet<PublicKey> {
+    members
+        .iter()
+        .filter(|(_, member)| member.place == Place::Relayed)
+        .map(|(_, member)| member.public_key)
+        .collect()
+}
+
+/// What a running read found. Waits for ever if none is running, so that it can stand in a `select!`.
+async fn joined(running: &mut Option<JoinHandle<Result<Vec<Peer>>>>) -> Result<Vec<Peer>> {
+    match running {
+        Some(running) => running.await.context("read the WireGuard interface")?,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the source says of itself, for the report.
+fn source(state: &SourceState, now: Timestamp) -> Source {
+    Source {
+        path: state.path.clone(),
+        loaded_seconds_ago: now.saturating_sub(state.loaded).as_secs_f64(),
+        error: state.error.clone(),
+        needs_restart: state.needs_restart.iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,209 @@
+//! Carrying out what the tracker wants, and keeping the tables in step with the kernel's routes.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use tracing::{debug, warn};
+
+use super::Engine;
+use crate::{
+    clock,
+    forwarding::{Direction, directions},
+    handshake::{Action, Session},
+    next_hops::UNRESOLVED,
+};
+
+impl Engine {
+    /// Carries out actions in their order: a session is in the map before the response that proved it is sent on.
+    pub(super) async fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Expect { index, responder } => {
+                    self.ensure_route(responder.ip()).await;
+                    let written = self.maps.expect(index, responder.into());
+                    self.check(written, "remember a handshake");
+                }
+                Action::Forget { index } => {
+                    let written = self.maps.forget(index);
+                    self.check(written, "forget a handshake");
+                }
+                Action::Open(session) => {
+                    self.ensure_route(session.initiator.endpoint.ip()).await;
+                    self.ensure_route(session.responder.endpoint.ip()).await;
+                    self.write_next_hops();
+                    self.write(&session);
+                }
+                Action::Move { to, .. } => {
+                    self.ensure_route(to.initiator.endpoint.ip()).await;
+                    self.ensure_route(to.responder.endpoint.ip()).await;
+                    self.write_next_hops();
+                    self.write(&to);
+                }
+                Action::Close(session) => self.close(&session),
+                Action::Send(datagram) => match self.sender.send(&datagram) {
+                    Ok(()) => self.counts.sent += 1,
+                    Err(error) => {
+                        self.counts.send_errors += 1;
+                        debug!(to = %datagram.remote, %error, "a handshake message could not be sent");
+                    }
+                },
+                Action::ReadInterface => self.reads.hint(clock::now()),
+            }
+        }
+        self.write_next_hops();
+        self.write_endpoints();
+    }
+
+    fn directions(&self, session: &Session) -> Option<[Direction; 2]> {
+        directions(session, &self.locals, self.config.relay.port, |destination| {
+            self.next_hops.id(destination)
+        })
+    }
+
+    fn write(&mut self, session: &Session) {
+        let Some(directions) = self.directions(session) else {
+            // The program saw the packet come to one of the relay's addresses, so this is a session of an earlier run.
+            debug!("a session uses an address that is not the relay's any more");
+            return;
+        };
+        for direction in &directions {
+            let written = self.maps.write_session(direction);
+            self.check(written, "write a session");
+        }
+    }
+
+    fn close(&mut self, session: &Session) {
+        let (initiator, responder) = (session.initiator, session.responder);
+        for (from, to) in [(initiator, responder), (responder, initiator)] {
+            match self.maps.remove_session(to.index) {
+                Ok(traffic) => {
+                    if let Some(id) = from.member {
+                        self.ended.entry(id).or_default().sent += traffic;
+                    }
+                    if let Some(id) = to.member {
+                        self.ended.entry(id).or_default().received += traffic;
+                    }
+                }
+                failed => self.check(failed, "remove a session"),
+            }
+        }
+    }
+
+    /// Makes sure that the way to a destination is known, or being resolved.
+    pub(super) async fn ensure_route(&mut self, destination: IpAddr) {
+        if !self.next_hops.knows(destination) {
+            let route = self.netlink.route(destination).await;
+            self.next_hops.set_route(destination, route);
+            self.write_next_hops();
+        }
+        if let Some(hop) = self.next_hops.unresolved(destination) {
+            self.netlink.resolve(hop.ifindex, hop.address).await;
+        }
+    }
+
+    /// Asks for all routes again, after a change, and rewrites the sessions whose next hop is another now.
+    pub(super) async fn refresh_routes(&mut self) {
+        let mut moved = HashSet::new();
+        for destination in self.next_hops.destinations() {
+            let route = self.netlink.route(destination).await;
+            if self.next_hops.set_route(destination, route) {
+                moved.insert(destination);
+            }
+        }
+        self.write_next_hops();
+        if moved.is_empty() {
+            return;
+        }
+        let affected: Vec<Session> = self
+            .tracker
+            .sessions()
+            .filter(|s| {
+                moved.contains(&s.initiator.endpoint.ip()) || moved.contains(&s.responder.endpoint.ip())
+            })
+            .copied()
+            .collect();
+        for session in affected {
+            self.write(&session);
+        }
+        self.resolve_neighbours(false).await;
+    }
+
+    /// Asks the kernel to resolve the hops that are not, or to check all of them: forwarded packets don't pass through its
+    /// neighbour table, so by itself it would never notice that one has gone stale.
+    async fn resolve_neighbours(&self, all: bool) {
+        for (hop, resolved) in self.next_hops.hops().collect::<Vec<_>>() {
+            if all || !resolved {
+                self.netlink.resolve(hop.ifindex, hop.address).await;
+            }
+        }
+    }
+
+    pub(super) fn write_next_hops(&mut self) {
+        for (id, next_hop) in self.next_hops.changes() {
+            debug_assert_ne!(id, UNRESOLVED, "the entry that leads nowhere is never written");
+            let written = self.maps.write_next_hop(id, next_hop);
+            self.check(written, "write a next hop");
+        }
+    }
+
+    /// Makes `ENDPOINTS` say what the tracker knows.
+    pub(super) fn write_endpoints(&mut self) {
+        let version = self.tracker.endpoints_version();
+        if self.endpoints_version == Some(version) {
+            return;
+        }
+        let wanted: std::collections::HashMap<_, _> = self
+            .tracker
+            .endpoints()
+            .map(|(endpoint, member)| (endpoint.into(), member.map_or(0, |id| id.0)))
+            .collect();
+        let mut results = Vec::new();
+        for &endpoint in self.endpoints.keys().filter(|endpoint| !wanted.contains_key(*endpoint)) {
+            results.push(self.maps.remove_endpoint(endpoint));
+        }
+        for (&endpoint, &member) in wanted.iter().filter(|(e, m)| self.endpoints.get(*e) != Some(*m)) {
+            results.push(self.maps.write_endpoint(endpoint, member));
+        }
+        for written in results {
+            self.check(written, "write an endpoint");
+        }
+        self.endpoints = wanted;
+        self.endpoints_version = Some(version);
+    }
+
+    /// Regular work: confirms sessions that carry data, asks for neighbours that are not resolved. A thorough sweep also
+    /// checks all neighbours, forgets what is not in use, and compares the maps with what they should hold.
+    pub(super) async fn sweep(&mut self, thorough: bool) {
+        let confirmed: Vec<u32> = self
+            .tracker
+            .sessions()
+            .map(|session| session.responder.index)
+            .filter(|&index| self.maps.traffic(index).packets > 0)
+            .collect();
+        for index in confirmed {
+            self.tracker.confirm(index);
+        }
+        self.resolve_neighbours(thorough).await;
+        if !thorough {
+            return;
+        }
+        let mut in_use: HashSet<IpAddr> =
+            self.tracker.endpoints().map(|(endpoint, _)| endpoint.ip()).collect();
+        for session in self.tracker.sessions() {
+            in_use.extend([session.initiator.endpoint.ip(), session.responder.endpoint.ip()]);
+        }
+        for (id, next_hop) in self.next_hops.retain(|destination| in_use.contains(&destination)) {
+            let written = self.maps.write_next_hop(id, next_hop);
+            self.check(written, "free a next hop");
+        }
+        let tracker = &self.tracker;
+        let swept = self.maps.retain_sessions(|index| tracker.session_by_index(index).is_some());
+        self.check(swept, "sweep the sessions");
+    }
+
+    pub(super) fn check<T>(&mut self, result: Result<T, aya::maps::MapError>, what: &str) {
+        if let Err(error) = result {
+            self.counts.map_errors += 1;
+            warn!(error = format!("{:#}", anyhow::Error::new(error)), "could not {what}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What the engine tells of itself.
+
+use std::collections::HashMap;
+
+use relay_ebpf::{
+    reason::{Reason, Verdict},
+    tables,
+};
+
+use super::{Engine, MemberTraffic, source};
+use crate::{
+    clock,
+    members::{MemberId, Place},
+    status::{Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Status, XdpInterface},
+};
+
+impl Engine {
+    pub(super) fn status(&self) -> Status {
+        let now = clock::now();
+        let counters = self.maps.counters().unwrap_or_default();
+        let lost = [Reason::InitiationNotCopied, Reason::ResponseNotCopied, Reason::CookieReplyNotCopied];
+        let relay = &self.config.relay;
+        let relayed = || self.members.iter().filter(|(_, member)| member.place == Place::Relayed);
+        let limits = &self.config.limits;
+        let map = |map: &str, used: usize, capacity: u32| MapUse {
+            map: map.to_owned(),
+            used,
+            capacity: capacity as usize,
+        };
+        let sessions = self.tracker.sessions_len();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: relay.name.clone(),
+            public_key: self.interface.public_key().to_string(),
+            port: relay.port,
+            addresses: relay.addresses.iter().map(ToString::to_string).collect(),
+            uptime_seconds: now.saturating_sub(self.started).as_secs_f64(),
+            xdp: self
+                .attached
+                .iter()
+                .map(|a| XdpInterface {
+                    interface: a.interface.clone(),
+                    ifindex: a.ifindex,
+                    mode: a.mode.to_owned(),
+                })
+                .collect(),
+            members: self.members.iter().len(),
+            relayed: relayed().count(),
+            registered: relayed().filter(|(id, _)| self.tracker.endpoint_of(*id).is_some()).count(),
+            sessions,
+            pending: self.tracker.pending_len(),
+            handshakes: self
+                .tracker
+                .outcomes()
+                .iter()
+                .map(|(outcome, count)| Handshakes { outcome: outcome.label().to_owned(), count })
+                .collect(),
+            ring_lost: counters
+                .iter()
+                .filter(|(reason, ..)| lost.contains(reason))
+                .map(|(.., count)| count.packets)
+                .sum(),
+            counters: counters
+                .into_iter()
+                .filter(|(.., count)| count.packets > 0)
+                .map(|(reason, family, count)| ReasonCount {
+                    reason: reason.label().to_owned(),
+                    family: family.label().to_owned(),
+                    verdict: verdict_label(reason.verdict()).to_owned(),
+                    packets: count.packets,
+                    bytes: count.bytes,
+                })
+                .collect(),
+            userspace: self.counts,
+            maps: vec![
+                map(tables::SESSIONS, 2 * sessions, limits.sessions),
+                map(tables::PENDING, self.tracker.pending_len(), limits.pending),
+                map(tables::ENDPOINTS, self.endpoints.len(), limits.endpoints),
+                map(tables::NEXT_HOPS, self.next_hops.hops().count(), tables::NEXT_HOPS_MAX),
+            ],
+            next_hops: NextHopUse {
+                known: self.next_hops.hops().count(),
+                resolved: self.next_hops.hops().filter(|(_, resolved)| *resolved).count(),
+            },
+            source: source(&self.source, now),
+            interface_read_seconds_ago: self.reads.done.map(|done| now.saturating_sub(done).as_secs_f64()),
+        }
+    }
+
+    pub(super) fn hosts(&self) -> Vec<Host> {
+        let mut live: HashMap<MemberId, (usize, MemberTraffic)> = HashMap::new();
+        for session in self.tracker.sessions() {
+            let (initiator, responder) = (session.initiator, session.responder);
+            for (from, to) in [(initiator, responder), (responder, initiator)] {
+                let traffic = self.maps.traffic(to.index);
+                if let Some(id) = from.member {
+                    let (sessions, total) = live.entry(id).or_default();
+                    *sessions += 1;
+                    total.sent += traffic;
+                }
+                if let Some(id) = to.member {
+                    live.entry(id).or_default().1.received += traffic;
+                }
+            }
+        }
+        let mut hosts: Vec<Host> = self
+            .members
+            .iter()
+            .map(|(id, member)| {
+                let (sessions, mut total) = live.get(&id).copied().unwrap_or_default();
+                if let Some(ended) = self.ended.get(&id) {
+                    total.sent += ended.sent;
+                    total.received += ended.received;
+                }
+                Host {
+                    name: member.name.clone(),
+                    public_key: member.public_key.to_string(),
+                    networks: member.networks.iter().cloned().collect(),
+                    relayed: member.place == Place::Relayed,
+                    relayed_by: match &member.place {
+                        Place::RelayedBy(relay) => Some(relay.clone()),
+                        _ => None,
+                    },
+                    endpoint: self.tracker.endpoint_of(id).map(|endpoint| endpoint.to_string()),
+                    last_handshake_seconds_ago: self
+                        .handshakes
+                        .get(&id)
+                        .and_then(|at| clock::ago(*at))
+                        .map(|ago| ago.as_secs_f64()),
+                    sessions,
+                    sent_packets: total.sent.packets,
+                    sent_bytes: total.sent.bytes,
+                    received_packets: total.received.packets,
+                    received_bytes: total.received.bytes,
+                }
+            })
+            .collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        hosts
+    }
+
+    pub(super) fn session_directions(&self) -> Vec<SessionDirection> {
+        let now = clock::now();
+        let name = |id: Option<MemberId>| id.and_then(|id| self.members.member(id)).map(|m| m.name.clone());
+        let mut directions = Vec::with_capacity(2 * self.tracker.sessions_len());
+        for session in self.tracker.sessions() {
+            let (initiator, responder) = (session.initiator, session.responder);
+            for (from, to, to_responder) in [(initiator, responder, true), (responder, initiator, false)] {
+                let traffic = self.maps.traffic(to.index);
+                directions.push(SessionDirection {
+                    receiver_index: format!("{:#010x}", to.index),
+                    from: name(from.member),
+                    to: name(to.member),
+                    source: from.endpoint.to_string(),
+                    destination: to.endpoint.to_string(),
+                    local_in: from.local.to_string(),
+                    local_out: to.local.to_string(),
+                    to_responder,
+                    age_seconds: now.saturating_sub(session.opened).as_secs_f64(),
+                    packets: traffic.packets,
+                    bytes: traffic.bytes,
+                });
+            }
+        }
+        directions
+            .sort_by(|a, b| (&a.from, &a.to, &a.receiver_index).cmp(&(&b.from, &b.to, &b.receiver_index)));
+        directions
+    }
+}
+
+fn verdict_label(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Aborted => "aborted",
+        Verdict::Drop => "drop",
+        Verdict::Pass => "pass",
+        Verdict::Tx => "tx",
+        Verdict::Redirect => "redirect",
+    }
+}

@@ -1,0 +1,255 @@
+//! From a proven session to the two entries of `SESSIONS` that forward it. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+
+use relay_ebpf::{
+    checksum,
+    tables::{Address, LOCALS_MAX, Ledger, Session as Entry},
+};
+
+use crate::{
+    handshake::{Session, Side},
+    members::MemberId,
+};
+
+/// The relay's addresses and their keys in `LOCALS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Locals([Option<IpAddr>; LOCALS_MAX as usize]);
+
+impl Locals {
+    /// Gives every address a key: those that have one in `before` (the table as an earlier run left it) keep it, since
+    /// entries of live sessions name it.
+    pub fn assign(before: &[Address], addresses: &[IpAddr]) -> Self {
+        let mut keys = [None; LOCALS_MAX as usize];
+        for (key, &address) in keys.iter_mut().zip(before) {
+            *key = Some(IpAddr::from(address)).filter(|address| addresses.contains(address));
+        }
+        for address in addresses {
+            if !keys.contains(&Some(*address))
+                && let Some(free) = keys.iter_mut().find(|key| key.is_none())
+            {
+                *free = Some(*address);
+            }
+        }
+        Self(keys)
+    }
+
+    /// The table as it is to be.
+    pub fn table(&self) -> [Address; LOCALS_MAX as usize] {
+        self.0.map(|address| address.map_or(Address::UNSPECIFIED, Address::from))
+    }
+
+    fn key(&self, address: IpAddr) -> Option<u8> {
+        self.0.iter().position(|a| *a == Some(address)).map(|key| key as u8)
+    }
+
+    fn address(&self, key: u8) -> Option<IpAddr> {
+        self.0.get(usize::from(key)).copied().flatten()
+    }
+}
+
+/// One direction of a session as it stands in the maps, under its receiver index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direction {
+    /// The receiver index: the key.
+    pub index: u32,
+    /// The value in `SESSIONS`, with counters at zero.
+    pub entry: Entry,
+    /// The value in `LEDGER`.
+    pub ledger: Ledger,
+}
+
+/// Both directions of a session: first what the initiator sends, then what the responder sends. `next_hop` gives the
+/// table entry for a destination. `None` if the session uses an address that is not the relay's.
+pub fn directions(
+    session: &Session,
+    locals: &Locals,
+    port: u16,
+    next_hop: impl Fn(IpAddr) -> u16,
+) -> Option<[Direction; 2]> {
+    let Session { initiator, responder, opened } = session;
+    let id = |side: &Side| side.member.map_or(0, |MemberId(id)| id);
+    let direction = |from: &Side, to: &Side, to_responder: u32| {
+        let (ip_delta, udp_delta) = deltas(from, to, port);
+        Some(Direction {
+            index: to.index,
+            entry: Entry {
+                source: from.endpoint.ip().into(),
+                destination: to.endpoint.ip().into(),
+                packets: 0,
+                bytes: 0,
+                source_port_be: from.endpoint.port().to_be_bytes(),
+                destination_port_be: to.endpoint.port().to_be_bytes(),
+                ip_delta,
+                udp_delta,
+                next_hop: next_hop(to.endpoint.ip()),
+                local_in: locals.key(from.local)?,
+                local_out: locals.key(to.local)?,
+                reserved: 0,
+            },
+            ledger: Ledger {
+                initiator: id(initiator),
+                responder: id(responder),
+                opened_ns: opened.as_nanos() as u64,
+                twin: from.index,
+                to_responder,
+            },
+        })
+    };
+    Some([direction(initiator, responder, 1)?, direction(responder, initiator, 0)?])
+}
+
+/// What a session's rewrite adds to the IPv4 header checksum (0 if the packet is not IPv4 on both sides) and to the UDP
+/// checksum.
+fn deltas(from: &Side, to: &Side, port: u16) -> (u16, u16) {
+    let both = |source: SocketAddr, destination: SocketAddr| {
+        let mut addresses = Vec::with_capacity(32);
+        for ip in [source.ip(), destination.ip()] {
+            match ip {
+                IpAddr::V4(ip) => addresses.extend(ip.octets()),
+                IpAddr::V6(ip) => addresses.extend(ip.octets()),
+            }
+        }
+        let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+        (addresses, ports)
+    };
+    let (old_addresses, old_ports) = both(from.endpoint, SocketAddr::new(from.local, port));
+    let (new_addresses, new_ports) = both(SocketAddr::new(to.local, port), to.endpoint);
+    if old_addresses.len() != new_addresses.len() {
+        // Between families the sum of the new addresses replaces the old ones'; there is no IPv4 header to update.
+        let zero = |bytes: &[u8]| vec![0; bytes.len()];
+        let gone = checksum::delta(&old_addresses, &zero(&old_addresses));
+        let come = checksum::delta(&zero(&new_addresses), &new_addresses);
+        return (0, checksum::add(checksum::add(gone, come), checksum::delta(&old_ports, &new_ports)));
+    }
+    let addresses = checksum::delta(&old_addresses, &new_addresses);
+    let ip = if from.endpoint.is_ipv4() { checksum::add(addresses, checksum::TTL_DECREMENT) } else { 0 };
+    (ip, checksum::add(addresses, checksum::delta(&old_ports, &new_ports)))
+}
+
+/// The session that an earlier run wrote, from its direction to the responder (under `index`) and the other one.
+/// `None` if the two don't fit together.
+pub fn restore(
+    index: u32,
+    (entry, ledger): (&Entry, &Ledger),
+    twin: (&Entry, &Ledger),
+    locals: &Locals,
+) -> Option<Session> {
+    let endpoint =
+        |address: Address, port_be: [u8; 2]| SocketAddr::new(address.into(), u16::from_be_bytes(port_be));
+    let member = |id: u64| (id != 0).then_some(MemberId(id));
+    let consistent = ledger.to_responder == 1
+        && twin.1.to_responder == 0
+        && twin.1.twin == index
+        && (ledger.initiator, ledger.responder, ledger.opened_ns)
+            == (twin.1.initiator, twin.1.responder, twin.1.opened_ns)
+        && (entry.source, entry.source_port_be) == (twin.0.destination, twin.0.destination_port_be)
+        && (entry.destination, entry.destination_port_be) == (twin.0.source, twin.0.source_port_be)
+        && (entry.local_in, entry.local_out) == (twin.0.local_out, twin.0.local_in);
+    if !consistent {
+        return None;
+    }
+    Some(Session {
+        initiator: Side {
+            index: ledger.twin,
+            endpoint: endpoint(entry.source, entry.source_port_be),
+            local: locals.address(entry.local_in)?,
+            member: member(ledger.initiator),
+        },
+        responder: Side {
+            index,
+            endpoint: endpoint(entry.destination, entry.destination_port_be),
+            local: locals.address(entry.local_out)?,
+            member: member(ledger.responder),
+        },
+        opened: std::time::Duration::from_nanos(ledger.opened_ns),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+
+    use super::*;
+
+    fn session(a: &str, b: &str, local_a: &str, local_b: &str) -> Session {
+        let side = |index, endpoint: &str, local: &str, id| Side {
+            index,
+            endpoint: endpoint.parse().unwrap(),
+            local: local.parse().unwrap(),
+            member: Some(MemberId(id)),
+        };
+        Session {
+            initiator: side(0x1111, a, local_a, 5),
+            responder: side(0x2222, b, local_b, 6),
+            opened: std::time::Duration::from_secs(7),
+        }
+    }
+
+    fn locals() -> Locals {
+        let addresses = ["198.51.100.1", "198.51.100.2", "2001:db8::1"].map(|a| a.parse().unwrap());
+        Locals::assign(&[], &addresses)
+    }
+
+    /// The deltas are right if they turn the checksums of a packet as it comes into those of a packet made from scratch
+    /// as it should leave.
+    fn check_deltas(session: &Session) {
+        let [there, back] = directions(session, &locals(), 51820, |_| 3).unwrap();
+        for (direction, from, to) in
+            [(there, session.initiator, session.responder), (back, session.responder, session.initiator)]
+        {
+            let packet = |source: SocketAddr, destination: SocketAddr, ttl| {
+                let builder = match (source.ip(), destination.ip()) {
+                    (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), ttl),
+                    (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), ttl),
+                    _ => unreachable!("one packet has one family"),
+                };
+                let mut bytes = Vec::new();
+                builder.udp(source.port(), destination.port()).write(&mut bytes, b"payload!").unwrap();
+                let sliced = SlicedPacket::from_ip(&bytes).unwrap();
+                let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("no UDP") };
+                let header = if source.is_ipv4() { u16::from_ne_bytes([bytes[10], bytes[11]]) } else { 0 };
+                (header, udp.checksum().to_be())
+            };
+            let before = packet(from.endpoint, SocketAddr::new(from.local, 51820), 64);
+            let after = packet(SocketAddr::new(to.local, 51820), to.endpoint, 63);
+            assert_eq!(checksum::apply_udp(before.1, direction.entry.udp_delta), after.1, "{session:?}");
+            if from.endpoint.is_ipv4() && to.endpoint.is_ipv4() {
+                assert_eq!(checksum::apply(before.0, direction.entry.ip_delta), after.0, "{session:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn deltas_turn_one_packet_into_the_other() {
+        check_deltas(&session("192.0.2.7:1000", "203.0.113.9:40001", "198.51.100.1", "198.51.100.2"));
+        check_deltas(&session("[2001:db8:7::7]:1", "[2001:db8:8::8]:65535", "2001:db8::1", "2001:db8::1"));
+        check_deltas(&session("192.0.2.7:1000", "[2001:db8:8::8]:65535", "198.51.100.1", "2001:db8::1"));
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_back() {
+        let session = session("192.0.2.7:1000", "203.0.113.9:40001", "198.51.100.1", "198.51.100.2");
+        let [there, back] = directions(&session, &locals(), 51820, |_| 3).unwrap();
+        assert_eq!((there.index, back.index), (0x2222, 0x1111));
+        let (a, b) = ((&there.entry, &there.ledger), (&back.entry, &back.ledger));
+        assert_eq!(restore(there.index, a, b, &locals()), Some(session));
+        assert_eq!(
+            restore(back.index, b, a, &locals()),
+            None,
+            "the direction to the initiator does not name a session"
+        );
+        let other = Entry { source: Address::UNSPECIFIED, ..back.entry };
+        assert_eq!(restore(there.index, a, (&other, b.1), &locals()), None);
+    }
+
+    #[test]
+    fn addresses_keep_their_keys_over_a_restart() {
+        let [a, b, c]: [IpAddr; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|a| a.parse().unwrap());
+        let first = Locals::assign(&[], &[a, b]);
+        let second = Locals::assign(&first.table(), &[c, b]);
+        assert_eq!((second.key(c), second.key(b), second.key(a)), (Some(0), Some(1), None));
+        let foreign = session("192.0.2.7:1000", "203.0.113.9:40001", "198.51.100.1", "198.51.100.77");
+        assert_eq!(directions(&foreign, &locals(), 51820, |_| 3), None);
+    }
+}

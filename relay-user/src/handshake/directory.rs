@@ -1,0 +1,339 @@
+//! Who is at which endpoint, where each member is to be found, and by which key each is recognised.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{
+    mac::{self, MacKey},
+    message::Macs,
+    outcome::Outcome,
+    pending::{Handshake, Origin},
+    sessions::joinable,
+};
+use crate::members::{MemberId, Members, Place, Policy, PublicKey};
+
+/// How many members of one network a host is remembered to talk to.
+const MET_BY_MEMBER: usize = 8;
+/// The same for another relay, which speaks for many hosts.
+const MET_BY_RELAY: usize = 64;
+/// How many members may be seen at one endpoint at a time.
+const CLAIMANTS: usize = 8;
+
+/// Whose an endpoint is.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// Another relay's, from the control plane.
+    Relay,
+    /// A member's, from the control plane.
+    Static(MemberId),
+    /// That of members that the relay's own interface has seen there, the newest last; never empty.
+    Learned(Vec<MemberId>),
+}
+
+/// A known endpoint.
+#[derive(Debug)]
+struct Source {
+    owner: Owner,
+    /// The relay's address that it talks to, if it has sent something.
+    local: Option<IpAddr>,
+    /// The members that it has had to do with, the latest first.
+    met: Vec<MemberId>,
+}
+
+/// Whom a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// The relay's own interface.
+    Relay,
+    /// A member.
+    Member(MemberId),
+}
+
+/// See the module.
+pub struct Directory {
+    relay_key: MacKey,
+    members: Arc<Members>,
+    keys: HashMap<MemberId, MacKey>,
+    by_network: HashMap<String, Vec<MemberId>>,
+    learned: HashMap<MemberId, SocketAddr>,
+    sources: HashMap<SocketAddr, Source>,
+    version: u64,
+}
+
+impl Directory {
+    /// A directory without members.
+    pub fn new(relay_key: &PublicKey) -> Self {
+        Self {
+            relay_key: MacKey::new(relay_key),
+            members: Arc::default(),
+            keys: HashMap::new(),
+            by_network: HashMap::new(),
+            learned: HashMap::new(),
+            sources: HashMap::new(),
+            version: 0,
+        }
+    }
+
+    /// Replaces the members. What was learned of members that stay relayed here is kept, and so is what is known of
+    /// endpoints whose owner stays the same. Configured endpoints that `usable` rejects are left out; returns how many.
+    pub fn replace(&mut self, members: Arc<Members>, usable: impl Fn(SocketAddr) -> bool) -> usize {
+        let mut configured: HashMap<SocketAddr, Owner> = HashMap::new();
+        for relay in members.relays() {
+            configured.extend(relay.endpoints.iter().map(|&endpoint| (endpoint, Owner::Relay)));
+        }
+        for (id, member) in members.iter() {
+            if let Place::Static(endpoints) = &member.place {
+                configured.extend(endpoints.iter().map(|&endpoint| (endpoint, Owner::Static(id))));
+            }
+        }
+        let given = configured.len();
+        configured.retain(|&endpoint, _| usable(endpoint));
+        let refused = given - configured.len();
+
+        self.learned
+            .retain(|&id, endpoint| is_relayed_here(&members, id) && !configured.contains_key(endpoint));
+        let learned = &self.learned;
+        self.sources.retain(|endpoint, source| match &mut source.owner {
+            Owner::Learned(claimants) => {
+                claimants.retain(|id| learned.get(id) == Some(endpoint));
+                !claimants.is_empty()
+            }
+            fixed => configured.get(endpoint) == Some(fixed),
+        });
+        for (endpoint, owner) in configured {
+            self.sources.entry(endpoint).or_insert(Source { owner, local: None, met: Vec::new() });
+        }
+
+        self.keys = members.iter().map(|(id, member)| (id, MacKey::new(&member.public_key))).collect();
+        self.by_network.clear();
+        for (id, member) in members.iter() {
+            for network in &member.networks {
+                self.by_network.entry(network.clone()).or_default().push(id);
+            }
+        }
+        self.members = members;
+        self.version += 1;
+        refused
+    }
+
+    /// Sets what the relay's own interface has learned of a member that is relayed here. `local` is the relay's address
+    /// that the endpoint talks to, where that is known.
+    pub fn learn(&mut self, member: MemberId, endpoint: Option<SocketAddr>, local: Option<IpAddr>) {
+        let (mut met, mut local) = (Vec::new(), local);
+        if let Some(old) = self.learned.remove(&member)
+            && let Some(source) = self.sources.get_mut(&old)
+        {
+            met.clone_from(&source.met);
+            // A host uses one address of the relay's, wherever it is itself.
+            local = local.or(source.local.filter(|_| endpoint.is_some_and(|new| joinable(new, old))));
+            self.disclaim(member, old);
+        }
+        if let Some(endpoint) = endpoint {
+            self.learned.insert(member, endpoint);
+            let source = self.sources.entry(endpoint).or_insert(Source {
+                owner: Owner::Learned(Vec::new()),
+                local: None,
+                met,
+            });
+            source.local = local.or(source.local);
+            if let Owner::Learned(claimants) = &mut source.owner {
+                claimants.push(member);
+                if claimants.len() > CLAIMANTS {
+                    self.learned.remove(&claimants.remove(0));
+                }
+            }
+        }
+        self.version += 1;
+    }
+
+    fn disclaim(&mut self, member: MemberId, endpoint: SocketAddr) {
+        if let Some(Source { owner: Owner::Learned(claimants), .. }) = self.sources.get_mut(&endpoint) {
+            claimants.retain(|&id| id != member);
+            if claimants.is_empty() {
+                self.sources.remove(&endpoint);
+            }
+        }
+    }
+
+    /// The members.
+    pub fn members(&self) -> &Arc<Members> {
+        &self.members
+    }
+
+    /// Changes whenever [`Self::endpoints`] may have changed.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Every known endpoint with the member whose it is (the newest, if several were seen there), or `None` for another
+    /// relay's.
+    pub fn endpoints(&self) -> impl Iterator<Item = (SocketAddr, Option<MemberId>)> {
+        self.sources.iter().map(|(&endpoint, source)| match &source.owner {
+            Owner::Relay => (endpoint, None),
+            Owner::Static(id) => (endpoint, Some(*id)),
+            Owner::Learned(claimants) => (endpoint, claimants.last().copied()),
+        })
+    }
+
+    /// Whether the endpoint is a relay's or a member's by the control plane's word.
+    pub fn is_configured(&self, endpoint: SocketAddr) -> bool {
+        self.sources.get(&endpoint).is_some_and(|source| !matches!(source.owner, Owner::Learned(_)))
+    }
+
+    /// Whether the member is relayed by this relay.
+    pub fn is_relayed_here(&self, member: MemberId) -> bool {
+        is_relayed_here(&self.members, member)
+    }
+
+    /// What the relay's own interface has learned of a member.
+    pub fn learned(&self, member: MemberId) -> Option<SocketAddr> {
+        self.learned.get(&member).copied()
+    }
+
+    /// Where a member is to be found, in whatever families.
+    pub fn locations(&self, member: MemberId) -> Vec<SocketAddr> {
+        let mut locations = match self.members.member(member).map(|member| &member.place) {
+            None => Vec::new(),
+            Some(Place::Relayed) => return self.learned(member).into_iter().collect(),
+            Some(Place::RelayedBy(relay)) => {
+                self.members.relay(relay).map(|relay| relay.endpoints.clone()).unwrap_or_default()
+            }
+            Some(Place::Static(endpoints)) => endpoints.clone(),
+        };
+        locations.retain(|endpoint| self.is_configured(*endpoint));
+        locations
+    }
+
+    /// Where to send what `source` has for `recipient`.
+    pub fn route(&self, source: SocketAddr, recipient: MemberId) -> Result<SocketAddr, Outcome> {
+        let locations = self.locations(recipient);
+        match locations.iter().find(|&&location| joinable(source, location)) {
+            Some(&location) if location == source => Err(Outcome::SameEndpoint),
+            Some(&location) => Ok(location),
+            None if locations.is_empty() => Err(Outcome::RecipientUnknownEndpoint),
+            None => Err(Outcome::FamilyMismatch),
+        }
+    }
+
+    /// Whom we take the sender of an initiation for.
+    pub fn origin(&self, source: SocketAddr) -> Origin {
+        match self.sources.get(&source).map(|source| &source.owner) {
+            Some(Owner::Relay) => Origin::Relay,
+            Some(Owner::Static(id)) => Origin::Member(*id),
+            Some(Owner::Learned(claimants)) => {
+                claimants.last().map_or(Origin::Stranger, |&id| Origin::Member(id))
+            }
+            None => Origin::Stranger,
+        }
+    }
+
+    /// The relay's address that a known endpoint talks to.
+    pub fn local_of(&self, endpoint: SocketAddr) -> Option<IpAddr> {
+        self.sources.get(&endpoint)?.local
+    }
+
+    /// Notes that a known endpoint has sent a handshake message to this address of the relay's.
+    pub fn heard(&mut self, endpoint: SocketAddr, local: IpAddr) {
+        if let Some(source) = self.sources.get_mut(&endpoint) {
+            source.local = Some(local);
+        }
+    }
+
+    /// Notes that a known endpoint has to do with `member`, whose key is then tried first.
+    pub fn met(&mut self, endpoint: SocketAddr, member: MemberId) {
+        if let Some(source) = self.sources.get_mut(&endpoint) {
+            let limit = if source.owner == Owner::Relay { MET_BY_RELAY } else { MET_BY_MEMBER };
+            match source.met.iter().position(|&id| id == member) {
+                Some(at) => source.met[..=at].rotate_right(1),
+                None => {
+                    source.met.truncate(limit - 1);
+                    source.met.insert(0, member);
+                }
+            }
+        }
+    }
+
+    /// The members that a known endpoint has had to do with, the latest first.
+    pub fn met_by(&self, endpoint: SocketAddr) -> impl Iterator<Item = MemberId> {
+        self.sources.get(&endpoint).into_iter().flat_map(|source| source.met.iter().copied())
+    }
+
+    fn key(&self, member: MemberId) -> Option<(MemberId, &MacKey)> {
+        self.keys.get(&member).map(|key| (member, key))
+    }
+
+    /// Whom an initiation from `source` is for: tries the relay's own key and those of the members that the source had to
+    /// do with last, and only then all.
+    pub fn recipient(&self, source: SocketAddr, macs: &Macs) -> Option<Recipient> {
+        let own = std::iter::once((Recipient::Relay, &self.relay_key));
+        let met =
+            self.met_by(source).filter_map(|id| self.keys.get(&id).map(|key| (Recipient::Member(id), key)));
+        mac::find(macs, own.chain(met))
+            .or_else(|| mac::find(macs, self.keys.iter().map(|(&id, key)| (Recipient::Member(id), key))))
+    }
+
+    /// Which permitted initiator a response within `handshake` is for. `None` if it is for nobody permitted;
+    /// `Some(None)` if policy `any` lets it pass although it names no member.
+    pub fn initiator(&self, handshake: &Handshake, macs: &Macs) -> Option<Option<MemberId>> {
+        let Handshake { source, recipient, origin, .. } = *handshake;
+        let permitted = |id: &MemberId| self.permits(Some(*id), Some(recipient));
+        // The member that we took it for; others that were seen at this endpoint; or whom a relay spoke for before.
+        let claimants = match (self.sources.get(&source).map(|source| &source.owner), origin) {
+            (Some(Owner::Learned(claimants)), _) => claimants.as_slice(),
+            _ => &[],
+        };
+        let own = match origin {
+            Origin::Member(id) => Some(id),
+            Origin::Relay | Origin::Stranger => None,
+        };
+        let met = self.met_by(source).filter(|_| origin == Origin::Relay);
+        let likely = own.into_iter().chain(claimants.iter().copied()).chain(met);
+        if let Some(found) = mac::find(macs, likely.filter(permitted).filter_map(|id| self.key(id))) {
+            return Some(Some(found));
+        }
+        match (self.members.policy(), origin) {
+            (Policy::Members, Origin::Member(_)) => None,
+            (Policy::Members, Origin::Relay | Origin::Stranger) => {
+                let networks =
+                    self.members.member(recipient).map(|member| &member.networks).into_iter().flatten();
+                let peers = networks.filter_map(|network| self.by_network.get(network)).flatten().copied();
+                mac::find(macs, peers.filter(permitted).filter_map(|id| self.key(id))).map(Some)
+            }
+            (Policy::Any, _) => match mac::find(macs, self.keys.iter().map(|(&id, key)| (id, key))) {
+                Some(found) => permitted(&found).then_some(Some(found)),
+                None => Some(None),
+            },
+        }
+    }
+
+    /// Whether a session between these two may be. `None` is a host that is no member.
+    pub fn permits(&self, initiator: Option<MemberId>, responder: Option<MemberId>) -> bool {
+        let Some(responder) = responder else { return false };
+        match self.members.policy() {
+            Policy::Members => initiator.is_some_and(|initiator| self.members.may_talk(initiator, responder)),
+            Policy::Any => {
+                initiator != Some(responder)
+                    && self.members.member(responder).is_some()
+                    && initiator.is_none_or(|initiator| self.members.member(initiator).is_some())
+            }
+        }
+    }
+
+    /// Whether an initiation of this origin may be sent on to `recipient`. A stranger's name is known only with the
+    /// response.
+    pub fn may_initiate(&self, origin: Origin, recipient: MemberId) -> Result<(), Outcome> {
+        let permitted = match origin {
+            Origin::Member(initiator) => self.permits(Some(initiator), Some(recipient)),
+            Origin::Relay if !self.is_relayed_here(recipient) => return Err(Outcome::RelayLoop),
+            Origin::Relay | Origin::Stranger => self.members.member(recipient).is_some(),
+        };
+        if permitted { Ok(()) } else { Err(Outcome::NotPermitted) }
+    }
+}
+
+fn is_relayed_here(members: &Members, id: MemberId) -> bool {
+    members.member(id).is_some_and(|member| member.place == Place::Relayed)
+}

@@ -1,0 +1,120 @@
+//! What becomes of a handshake initiation.
+
+use std::net::SocketAddr;
+
+use super::{
+    Action, Datagram, Timestamp,
+    directory::Recipient,
+    message::Initiation,
+    outcome::Outcome,
+    pending::{Handshake, Origin},
+    tracker::Tracker,
+};
+use crate::members::MemberId;
+
+/// TTL or hop limit of what the relay itself says.
+const OWN_TTL: u8 = 64;
+
+impl Tracker {
+    pub(super) fn initiation(
+        &mut self,
+        now: Timestamp,
+        datagram: &Datagram,
+        initiation: &Initiation,
+        out: &mut Vec<Action>,
+    ) -> Outcome {
+        let source = datagram.remote;
+        let origin = self.directory.origin(source);
+        // Before any search for keys: this costs two hashes at most.
+        let trusted = origin != Origin::Stranger || self.proves_address(now, source, initiation);
+        match self.directory.recipient(source, &initiation.macs) {
+            None => Outcome::UnknownRecipient,
+            Some(Recipient::Relay) => {
+                match origin {
+                    Origin::Stranger => _ = self.greeted.insert(now, source, datagram.local),
+                    Origin::Member(_) | Origin::Relay => self.directory.heard(source, datagram.local),
+                }
+                out.push(Action::ReadInterface);
+                Outcome::InitiationForRelay
+            }
+            Some(Recipient::Member(member)) if trusted => {
+                self.directory.heard(source, datagram.local);
+                self.directory.met(source, member);
+                self.forward_initiation(now, datagram, initiation, origin, member, out)
+                    .map_or_else(|refused| refused, |()| Outcome::InitiationForwarded)
+            }
+            Some(Recipient::Member(member)) => self.challenge(now, datagram, initiation, member, out),
+        }
+    }
+
+    /// Whether an unknown source has shown, now or lately, that it receives what is sent to it.
+    fn proves_address(&mut self, now: Timestamp, source: SocketAddr, initiation: &Initiation) -> bool {
+        if self.proven.get(source).is_some() {
+            return true;
+        }
+        let proves = self.cookies.verify(now, &mut self.rng, source, &initiation.macs);
+        if proves {
+            self.outcomes.add(Outcome::Mac2Verified);
+            // If the table is full the proof still counts for this message.
+            self.proven.insert(now, source, ());
+        }
+        proves
+    }
+
+    /// Asks an unknown source to prove its address, in the name of the member that it wants to reach.
+    fn challenge(
+        &mut self,
+        now: Timestamp,
+        datagram: &Datagram,
+        initiation: &Initiation,
+        member: MemberId,
+        out: &mut Vec<Action>,
+    ) -> Outcome {
+        // What would be refused anyhow is refused right away.
+        let checked = self.directory.may_initiate(Origin::Stranger, member);
+        if let Err(refused) = checked.and_then(|()| self.directory.route(datagram.remote, member)) {
+            return refused;
+        }
+        let Some(key) = self.directory.members().member(member).map(|member| member.public_key) else {
+            return Outcome::UnknownRecipient;
+        };
+        let message = self.cookies.reply(now, &mut self.rng, datagram.remote, initiation, &key);
+        let Datagram { local, remote, .. } = *datagram;
+        out.push(Action::Send(Datagram { local, remote, ttl: OWN_TTL, message }));
+        Outcome::Challenged
+    }
+
+    fn forward_initiation(
+        &mut self,
+        now: Timestamp,
+        datagram: &Datagram,
+        initiation: &Initiation,
+        origin: Origin,
+        recipient: MemberId,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Outcome> {
+        let (index, source) = (initiation.sender, datagram.remote);
+        self.directory.may_initiate(origin, recipient)?;
+
+        let responder = match self.pending.get(index) {
+            // The network has repeated it, or the host has.
+            Some(known) if known.source == source && known.recipient == recipient => known.responder,
+            Some(_) => return Err(Outcome::IndexTaken),
+            None if self.sessions.by_index(index).is_some() => return Err(Outcome::IndexTaken),
+            None => self.directory.route(source, recipient)?,
+        };
+        let local = self.local_towards(responder).ok_or(Outcome::FamilyMismatch)?;
+        let forwarded = Self::forwarded(datagram, local, responder)?;
+        if self.pending.get(index).is_none() {
+            let local = datagram.local;
+            let handshake =
+                Handshake { source, local, origin, recipient, responder, answers: 0, bad_answers: 0 };
+            if !self.pending.insert(now, index, handshake) {
+                return Err(Outcome::PendingFull);
+            }
+            out.push(Action::Expect { index, responder });
+        }
+        out.push(Action::Send(forwarded));
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! The kernel's routes, neighbours and links, by rtnetlink.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
+};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
+
+use crate::next_hops::{Link, Mac, Route};
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A link: `None` if it can't be used (gone, down, not Ethernet).
+    Link(u32, Option<Link>),
+    /// A neighbour: `None` if it is gone or can't be reached.
+    Neighbour(u32, IpAddr, Option<Mac>),
+    /// Routes, rules or addresses: every route may be another now.
+    Routes,
+    /// News was lost: all has to be read again.
+    Lost,
+}
+
+/// A connection to the kernel's routing tables.
+#[derive(Clone)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+/// What the kernel tells by itself.
+pub struct Subscription {
+    messages: Box<dyn stream::Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Unpin>,
+}
+
+impl Netlink {
+    /// Connects and subscribes. Must be called within a tokio runtime.
+    pub fn connect() -> Result<(Self, Subscription)> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let (connection, handle, messages) =
+            new_multicast_connection(&groups).context("open a netlink socket for routes and neighbours")?;
+        tokio::spawn(connection);
+        let messages = Box::new(messages.map(|(message, _)| message));
+        Ok((Self { handle }, Subscription { messages }))
+    }
+
+    /// All links and neighbours as they are now.
+    pub async fn links_and_neighbours(&self) -> Result<Vec<News>> {
+        let links: Vec<_> =
+            self.handle.link().get().execute().try_collect().await.context("list the network interfaces")?;
+        let neighbours: Vec<_> =
+            self.handle.neighbours().get().execute().try_collect().await.context("list the neighbours")?;
+        let links = links.iter().map(|message| News::Link(message.header.index, link(message)));
+        Ok(links.chain(neighbours.iter().filter_map(|message| neighbour(message, false))).collect())
+    }
+
+    /// How the kernel would send to `destination` now; `None` if it would not, or to itself.
+    pub async fn route(&self, destination: IpAddr) -> Option<Route> {
+        let message = match destination {
+            IpAddr::V4(ip) => {
+                RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(ip, 32).build()
+            }
+            IpAddr::V6(ip) => {
+                RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(ip, 128).build()
+            }
+        };
+        // An error is the kernel's way to say "unreachable".
+        let answer = std::pin::pin!(self.handle.route().get(message).execute()).try_next().await.ok()??;
+        route(&answer, destination)
+    }
+
+    /// Asks the kernel to resolve a neighbour, or to check again one that is stale, as if it had to send to it.
+    pub async fn resolve(&self, ifindex: u32, address: IpAddr) {
+        let request = self
+            .handle
+            .neighbours()
+            .add(ifindex, address)
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .replace()
+            .execute();
+        if let Err(error) = request.await {
+            tracing::debug!(%address, ifindex, %error, "the kernel would not resolve a neighbour");
+        }
+    }
+
+    /// The message that describes an interface.
+    async fn link_message(&self, name: &str) -> Result<LinkMessage> {
+        std::pin::pin!(self.handle.link().get().match_name(name.to_owned()).execute())
+            .try_next()
+            .await
+            .ok()
+            .flatten()
+            .with_context(|| format!("there is no interface {name}: `ip link` lists those that there are"))
+    }
+
+    /// The index of an interface.
+    pub async fn ifindex(&self, name: &str) -> Result<u32> {
+        Ok(self.link_message(name).await?.header.index)
+    }
+
+    /// Whether an XDP program sits in the driver of an interface (`Some(true)`) or in the network stack before it
+    /// (`Some(false)`).
+    pub async fn xdp_in_driver(&self, name: &str) -> Result<Option<bool>> {
+        let message = self.link_message(name).await?;
+        let attached = message.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|x| match x {
+                LinkXdp::Attached(attached) => Some(*attached),
+                _ => None,
+            }),
+            _ => None,
+        });
+        Ok(match attached {
+            Some(XdpAttached::Driver | XdpAttached::Hardware) => Some(true),
+            Some(XdpAttached::SocketBuffer) => Some(false),
+            _ => None,
+        })
+    }
+
+    /// Takes an interface up.
+    pub async fn set_up(&self, name: &str) -> Result<()> {
+        let index = self.ifindex(name).await?;
+        let up = rtnetlink::LinkMessageBuilder::<rtnetlink::LinkUnspec>::new().index(index).up().build();
+        self.handle.link().set(up).execute().await.with_context(|| format!("take {name} up"))
+    }
+
+    /// Removes an interface.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let index = self.ifindex(name).await?;
+        self.handle.link().del(index).execute().await.with_context(|| format!("remove interface {name}"))
+    }
+}
+
+impl Subscription {
+    /// The next news; `None` once the connection is gone. Safe to drop and call again.
+    pub async fn next(&mut self) -> Option<News> {
+        loop {
+            let news = match self.messages.next().await?.payload {
+                NetlinkPayload::InnerMessage(message) => news(&message),
+                NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => Some(News::Lost),
+                _ => None,
+            };
+            if news.is_some() {
+                return news;
+            }
+        }
+    }
+}
+
+fn news(message: &RouteNetlinkMessage) -> Option<News> {
+    use RouteNetlinkMessage as M;
+    match message {
+        M::NewLink(message) => Some(News::Link(message.header.index, link(message))),
+        M::DelLink(message) => Some(News::Link(message.header.index, None)),
+        M::NewNeighbour(message) => neighbour(message, false),
+        M::DelNeighbour(message) => neighbour(message, true),
+        M::NewRoute(_)
+        | M::DelRoute(_)
+        | M::NewRule(_)
+        | M::DelRule(_)
+        | M::NewAddress(_)
+        | M::DelAddress(_) => Some(News::Routes),
+        _ => None,
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let usable = message.header.link_layer_type == LinkLayerType::Ether
+        && message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(address) => Mac::try_from(address.as_slice()).ok(),
+        _ => None,
+    });
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    usable.then_some(Link { mac: mac?, mtu: mtu? })
+}
+
+fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<News> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })?;
+    // A stale entry, and one that is being checked, still holds the last good address.
+    let valid = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+            | NeighbourState::Noarp
+    );
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(mac) => Mac::try_from(mac.as_slice()).ok(),
+        _ => None,
+    });
+    Some(News::Neighbour(message.header.ifindex, address, if gone || !valid { None } else { mac }))
+}
+
+fn route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let (mut ifindex, mut gateway, mut mtu) = (None, destination, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = IpAddr::V4(*ip),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = IpAddr::V6(*ip),
+            RouteAttribute::Via(via) => gateway = via_address(via)?,
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(Route::new(ifindex?, gateway, mtu))
+}
+
+/// An IPv4 route by an IPv6 gateway (RFC 5549).
+fn via_address(via: &netlink_packet_route::route::RouteVia) -> Option<IpAddr> {
+    use netlink_packet_route::route::RouteVia;
+    match via {
+        RouteVia::Inet(ip) => Some(IpAddr::V4(*ip)),
+        RouteVia::Inet6(ip) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    }
+}

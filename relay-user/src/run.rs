@@ -1,0 +1,145 @@
+//! `wgrelay run`: starts all parts, and stops them in order.
+
+use std::{future::Future, path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    api,
+    config::Config,
+    control::{File, members},
+    engine::Engine,
+    interface::Interface,
+    metrics,
+    netlink::{Netlink, Subscription},
+    preflight,
+    program::{self, Claim},
+};
+
+/// Runs the relay until `shutdown` completes. After that, and after an error, nothing is left behind.
+pub async fn run(path: &Path, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let config = Config::read(path)?;
+    preflight::check()?;
+    let _claim = Claim::new(&config.relay.pin_dir)?;
+    let api = api::listen(&config.relay.socket)?;
+    let result = with_socket(path, config.clone(), api, shutdown).await;
+    if let Err(error) = std::fs::remove_file(&config.relay.socket) {
+        warn!("remove {}: {error}", config.relay.socket.display());
+    }
+    result
+}
+
+async fn with_socket(
+    path: &Path,
+    config: Config,
+    api: UnixListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let metrics = match config.metrics.listen {
+        Some(listen) => Some(
+            TcpListener::bind(listen).await.with_context(|| format!("listen at {listen} for Prometheus"))?,
+        ),
+        None => None,
+    };
+    let (netlink, subscription) = Netlink::connect()?;
+    let interface = Interface::open(&config.relay, &netlink).await?;
+    let listeners = Listeners { api, metrics };
+    let result = with_interface(path, config, &interface, &netlink, subscription, listeners, shutdown).await;
+    interface.remove(&netlink).await;
+    result
+}
+
+struct Listeners {
+    api: UnixListener,
+    metrics: Option<TcpListener>,
+}
+
+async fn with_interface(
+    path: &Path,
+    config: Config,
+    interface: &Interface,
+    netlink: &Netlink,
+    subscription: Subscription,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let members = members(path, &config, interface.public_key())?;
+    let pin_dir = config.relay.pin_dir.clone();
+    let loaded = program::load(&config, netlink).await?;
+    let file = File::new(path.to_owned(), config.clone(), Arc::clone(&members), interface.public_key());
+    let result = async {
+        let (engine, events) =
+            Engine::new(config, loaded, interface.clone(), netlink.clone(), members, file.state()).await?;
+        serve(engine, events, subscription, listeners, file, shutdown).await
+    }
+    .await;
+    // A failed start leaves nothing; what an earlier run had left is gone with it.
+    let unloaded = program::unload(&pin_dir);
+    result?;
+    unloaded.map(|_| ())
+}
+
+/// Starts all tasks, waits for `shutdown` or for the first that fails, and ends the others.
+async fn serve(
+    mut engine: Engine,
+    events: aya::maps::RingBuf<aya::maps::MapData>,
+    mut subscription: Subscription,
+    listeners: Listeners,
+    file: File,
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let stop = CancellationToken::new();
+    let (requests, inbox) = mpsc::channel(64);
+    let (news, news_inbox) = mpsc::channel(256);
+    let ask = api::Engine::new(requests);
+    let mut tasks = JoinSet::new();
+
+    let port = listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+    let router = api::router(ask.clone());
+    let stopped = stop.clone().cancelled_owned();
+    tasks.spawn(async move {
+        axum::serve(listeners.api, router).with_graceful_shutdown(stopped).await.context("serve the API")
+    });
+    if let Some(listener) = listeners.metrics {
+        let router = metrics::router(ask.clone());
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(async move {
+            axum::serve(listener, router).with_graceful_shutdown(stopped).await.context("serve the metrics")
+        });
+    }
+    tasks.spawn(file.follow(ask, stop.clone()));
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = stopped.cancelled() => return Ok(()),
+                told = subscription.next() => match told {
+                    Some(told) => news.send(told).await.context("tell netlink's news")?,
+                    None => bail!("the netlink connection has ended"),
+                },
+            }
+        }
+    });
+    tasks.spawn(async move { engine.run(events, news_inbox, inbox).await });
+
+    info!(metrics = port.map(|address| address.to_string()), "ready: forwarding");
+    let failed = tokio::select! {
+        () = shutdown => None,
+        ended = tasks.join_next() => ended,
+    };
+    info!("stopping");
+    stop.cancel();
+    let mut result = failed.map_or(Ok(()), |ended| ended.context("a task panicked")?);
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.context("a task panicked").and_then(|ended| ended);
+        result = result.and(ended);
+    }
+    result
+}

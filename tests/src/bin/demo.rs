@@ -1,0 +1,150 @@
+//! `cargo xtask demo`: the relay at work, from the outside.
+
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use relay_tests::{
+    World,
+    relay::{Outer, Status},
+    traffic::{Pings, connect, ping, throughput},
+    world::REGISTRATION,
+};
+use serde::Serialize;
+
+/// Show wgrelay at work between hosts in network namespaces, then remove them.
+#[derive(Parser)]
+struct Arguments {
+    /// Print the result as one JSON object, as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of it.
+#[derive(Serialize)]
+struct Outcome {
+    /// All pairs talked without loss, nearly all data went by XDP, and no checksum was spoilt.
+    ok: bool,
+    xdp_mode: String,
+    pairs: Vec<Pair>,
+    /// Relayed data packets that XDP forwarded.
+    data_packets_xdp: u64,
+    /// Relayed data packets that it did not: forwarded in userspace, or lost.
+    data_packets_slow: u64,
+    /// Handshake messages that userspace saw.
+    handshakes: u64,
+    udp_checksum_errors: u64,
+}
+
+/// One pair of hosts, one outer family.
+#[derive(Serialize)]
+struct Pair {
+    from: String,
+    to: String,
+    outer: &'static str,
+    /// 0 to 1, counted after the first handshake.
+    ping_loss: f64,
+    rtt_ms_median: Option<f64>,
+    mbit_s: f64,
+}
+
+/// Pings per pair, and the time between them.
+const PINGS: (u32, Duration) = (100, Duration::from_millis(10));
+/// Duration of a TCP run, in seconds.
+const TCP_SECONDS: u32 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // The harness panics on what should not happen, and by unwinding the lab is removed.
+    let Ok((outcome, metrics)) = std::panic::catch_unwind(show) else {
+        if arguments.json {
+            println!(r#"{{"ok":false}}"#);
+        }
+        return ExitCode::FAILURE;
+    };
+    print!("{}", table(&outcome, &metrics));
+    if arguments.json {
+        println!("{}", serde_json::to_string(&outcome).expect("the outcome is plain data"));
+    }
+    if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Progress goes to standard error: what is on standard output is the result.
+fn progress(text: &str) {
+    eprintln!("==> {text}");
+}
+
+fn show() -> (Outcome, String) {
+    progress("network: relay, a behind a NAT, b behind two NATs, p public");
+    let mut world = World::new();
+    progress("wgrelay: starts, loads the XDP program and attaches it");
+    world.relay.start();
+    let mut pairs = Vec::new();
+    for outer in Outer::BOTH {
+        progress(&format!("hosts: wireguard-go starts and registers at the relay, outer {}", outer.label()));
+        if outer == Outer::Ipv4 {
+            world.point_hosts(outer, 25);
+            world.start_hosts();
+        } else {
+            // Another address of the relay is another configuration of the hosts: they start anew with it.
+            for host in [&mut world.a, &mut world.b, &mut world.p] {
+                host.kill();
+            }
+            world.point_hosts(outer, 25);
+            world.start_hosts();
+        }
+        pairs.extend(world.pairs().map(|(from, to)| {
+            progress(&format!("{} → {}, outer {}: handshake, pings, TCP", from.name, to.name, outer.label()));
+            connect(from, to, REGISTRATION);
+            let pings: Pings = ping(from, to, PINGS.0, PINGS.1);
+            let mbit_s = throughput(from, to, TCP_SECONDS);
+            let pair = Pair {
+                from: from.name.clone(),
+                to: to.name.clone(),
+                outer: outer.label(),
+                ping_loss: pings.loss(),
+                rtt_ms_median: pings.median(),
+                mbit_s,
+            };
+            eprintln!("    {:.1} % lost, {:.2} ms, {mbit_s:.0} Mbit/s", pings.loss() * 100.0, pings.median().unwrap_or(f64::NAN));
+            pair
+        }));
+    }
+    let status = world.relay.status();
+    let outcome = judge(pairs, &status, world.checksum_errors());
+    let metrics = world.relay.metrics();
+    progress("the lab is removed");
+    (outcome, metrics)
+}
+
+fn judge(pairs: Vec<Pair>, status: &Status, udp_checksum_errors: u64) -> Outcome {
+    let (fast, slow) = (status.forwarded(), status.not_forwarded());
+    let carried = fast > 0 && slow * 1000 <= fast;
+    Outcome {
+        ok: carried && udp_checksum_errors == 0 && pairs.iter().all(|pair| pair.ping_loss == 0.0),
+        xdp_mode: status.xdp.iter().map(|attachment| attachment.mode.clone()).collect::<Vec<_>>().join(","),
+        pairs,
+        data_packets_xdp: fast,
+        data_packets_slow: slow,
+        handshakes: status.userspace.handshake_messages,
+        udp_checksum_errors,
+    }
+}
+
+fn table(outcome: &Outcome, metrics: &str) -> String {
+    let mut text = String::new();
+    let mut line = |line: String| writeln!(text, "{line}").expect("write to a string");
+    line(format!("\n{:<9} {:<6} {:>7} {:>12} {:>12}", "pair", "outer", "loss", "round trip", "throughput"));
+    for Pair { from, to, outer, ping_loss, rtt_ms_median, mbit_s } in &outcome.pairs {
+        let rtt = rtt_ms_median.map_or("-".to_owned(), |ms| format!("{ms:.2} ms"));
+        line(format!("{:<9} {outer:<6} {:>5.1} % {rtt:>12} {mbit_s:>5.0} Mbit/s", format!("{from} → {to}"), ping_loss * 100.0));
+    }
+    line(format!("\ndata packets forwarded by XDP ({}): {}", outcome.xdp_mode, outcome.data_packets_xdp));
+    line(format!("data packets that took another way, or none: {}", outcome.data_packets_slow));
+    line(format!("handshake messages that userspace followed: {}", outcome.handshakes));
+    line(format!("datagrams with a spoilt checksum at the hosts: {}\n", outcome.udp_checksum_errors));
+    const SHOWN: [&str; 4] = ["forwarded_", "wgrelay_sessions", "wgrelay_member_last", "wgrelay_handshakes_total"];
+    let telling = |l: &&str| !l.starts_with('#') && !l.ends_with(" 0") && SHOWN.iter().any(|shown| l.contains(shown));
+    metrics.lines().filter(telling).take(10).for_each(|metric| line(metric.to_owned()));
+    line(format!("\n{}", if outcome.ok { "ok" } else { "NOT ok" }));
+    text
+}

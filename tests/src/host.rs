@@ -1,0 +1,185 @@
+//! A host with stock WireGuard.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    cleanup::{WIREGUARD_SOCKETS, making},
+    command::{Process, line, run, run_with_input},
+    lab::{Lab, Namespace},
+    wait::until,
+};
+
+/// A WireGuard key pair. The private key is in a file that only root reads.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// File with the private key.
+    pub private_file: PathBuf,
+    /// The public key, base64.
+    pub public: String,
+}
+
+impl Keys {
+    /// New ones.
+    pub fn new(lab: &Lab, role: &str) -> Self {
+        let private = run(&mut line("wg genkey"));
+        let public = run_with_input(&mut line("wg pubkey"), &private).trim().to_owned();
+        let private_file = lab.file(&format!("{role}.key"));
+        let options = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&private_file);
+        std::io::Write::write_all(&mut options.expect("create a key file"), private.as_bytes())
+            .expect("write a key file");
+        Self { private_file, public }
+    }
+}
+
+/// A peer in a host's WireGuard configuration, as `wg set` takes it.
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    endpoint: Option<SocketAddr>,
+    allowed_ips: Option<IpAddr>,
+    keepalive_seconds: u16,
+}
+
+/// A host: wireguard-go in a namespace, with a configuration that outlives a restart.
+#[derive(Debug)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub namespace: Namespace,
+    /// Its keys.
+    pub keys: Keys,
+    /// Its address inside the tunnel.
+    pub tunnel: Ipv4Addr,
+    interface: String,
+    listen_port: u16,
+    peers: BTreeMap<String, Peer>,
+    process: Option<Process>,
+}
+
+/// MTU of the tunnels: what fits any access link.
+const MTU: u16 = 1280;
+
+impl Host {
+    /// A host in this namespace with tunnel address 10.77.0.`number`. Its WireGuard is not started yet.
+    pub fn new(namespace: &Namespace, number: u8) -> Self {
+        let (lab, name) = (namespace.lab(), namespace.role().to_owned());
+        Self {
+            keys: Keys::new(lab, &name),
+            tunnel: Ipv4Addr::new(10, 77, 0, number),
+            interface: lab.id().interface(&name),
+            namespace: namespace.clone(),
+            listen_port: 0,
+            peers: BTreeMap::new(),
+            process: None,
+            name,
+        }
+    }
+
+    /// Gives it a fixed listen port.
+    pub fn listening_on(mut self, port: u16) -> Self {
+        self.listen_port = port;
+        self
+    }
+
+    /// Adds or replaces another host as a peer that is reached at `endpoint`; `None` if it is to come to us.
+    pub fn add_peer(&mut self, other: &Host, endpoint: Option<SocketAddr>) {
+        let peer = Peer { endpoint, allowed_ips: Some(other.tunnel.into()), keepalive_seconds: 0 };
+        self.set_peer(other.keys.public.clone(), peer);
+    }
+
+    /// Adds or replaces its relay as a peer: no addresses are routed to it, it only keeps the way open.
+    pub fn register_at(&mut self, relay_key: &str, endpoint: SocketAddr, keepalive_seconds: u16) {
+        let peer = Peer { endpoint: Some(endpoint), allowed_ips: None, keepalive_seconds };
+        self.set_peer(relay_key.to_owned(), peer);
+    }
+
+    /// Routes an address to a peer that it has already.
+    pub fn allow(&mut self, key: &str, address: IpAddr) {
+        let mut peer = self.peers[key].clone();
+        peer.allowed_ips = Some(address);
+        self.set_peer(key.to_owned(), peer);
+    }
+
+    fn set_peer(&mut self, key: String, peer: Peer) {
+        if self.process.is_some() {
+            self.apply_peer(&key, &peer);
+        }
+        self.peers.insert(key, peer);
+    }
+
+    fn apply_peer(&self, key: &str, peer: &Peer) {
+        let mut set = self.namespace.command("wg");
+        set.args(["set", &self.interface, "peer", key]);
+        set.args(["persistent-keepalive", &peer.keepalive_seconds.to_string()]);
+        set.args(["allowed-ips", &peer.allowed_ips.map(|ip| ip.to_string()).unwrap_or_default()]);
+        if let Some(endpoint) = peer.endpoint {
+            set.args(["endpoint", &endpoint.to_string()]);
+        }
+        run(&mut set);
+        if let Some(address) = peer.allowed_ips {
+            self.namespace.ip(&format!("route replace {address} dev {}", self.interface));
+        }
+    }
+
+    /// Starts its WireGuard.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let log = self.namespace.lab().file(&format!("{}-wireguard.log", self.name));
+        let mut command = self.namespace.command("wireguard-go");
+        let _ = fs::remove_file(self.socket());
+        let mut process = Process::start(command.args(["-f", &self.interface]), log);
+        until(&format!("control socket of {}", self.interface), Duration::from_secs(10), || {
+            assert!(process.ended().is_none(), "wireguard-go of {}: {}", self.name, process.printed());
+            self.socket().exists().then_some(())
+        });
+        self.process = Some(process);
+        let mut set = self.namespace.command("wg");
+        set.args(["set", &self.interface, "listen-port", &self.listen_port.to_string(), "private-key"]);
+        run(set.arg(&self.keys.private_file));
+        self.namespace.ip(&format!("address replace {}/32 dev {}", self.tunnel, self.interface));
+        self.namespace.ip(&format!("link set {} mtu {MTU} up", self.interface));
+        for (key, peer) in &self.peers {
+            self.apply_peer(key, peer);
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        Path::new(WIREGUARD_SOCKETS).join(format!("{}.sock", self.interface))
+    }
+
+    /// Kills its WireGuard, without a chance to say good-bye.
+    pub fn kill(&mut self) {
+        let _making = making();
+        let process = self.process.take().expect("WireGuard runs");
+        process.stop(Signal::KILL);
+        let _ = fs::remove_file(self.socket());
+    }
+
+    /// Kills its WireGuard and starts it anew: no sessions, and (unless fixed) another port.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.start();
+    }
+
+    /// How long ago the last handshake with a peer was completed, or `None` if never.
+    pub fn last_handshake(&self, key: &str) -> Option<Duration> {
+        let text = run(self.namespace.command("wg").args(["show", &self.interface, "latest-handshakes"]));
+        let (_, seconds) = text.lines().filter_map(|line| line.split_once('\t')).find(|(peer, _)| *peer == key)?;
+        let seconds: u64 = seconds.parse().expect("wg shows seconds");
+        (seconds != 0).then(|| unix_time().saturating_sub(Duration::from_secs(seconds)))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "wg shows the wall clock's time")]
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set")
+}

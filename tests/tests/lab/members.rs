@@ -1,0 +1,99 @@
+//! Who is relayed, and what is not.
+
+use std::{net::SocketAddr, time::Duration};
+
+use relay_tests::{
+    Namespace, World,
+    internet::public,
+    relay::{Outer, Relay, SessionStatus},
+    traffic::{Pinging, connect, ping},
+    until,
+    world::REGISTRATION,
+};
+
+/// How soon a change of the file must have been carried out.
+const LIVE: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_removed_host_is_cut_off_at_once_and_others_lose_nothing() {
+    let mut world = World::running(Outer::Ipv4);
+    connect(&world.a, &world.b, REGISTRATION);
+    connect(&world.p, &world.a, REGISTRATION);
+    let others = Pinging::start(&world.p, &world.a, Duration::from_millis(10));
+    others.more(20, LIVE);
+
+    let removed = world.relay.members.remove(1);
+    assert_eq!(removed.name, "b");
+    world.relay.write_configuration();
+    let of_b = |s: &SessionStatus| s.from.as_deref() == Some("b") || s.to.as_deref() == Some("b");
+    until("end of b's sessions", LIVE, || (!world.relay.sessions().iter().any(of_b)).then_some(()));
+    assert_eq!(ping(&world.a, &world.b, 20, Duration::from_millis(20)).received, 0, "b is still relayed");
+    assert_eq!(ping(&world.b, &world.a, 20, Duration::from_millis(20)).received, 0, "b is still relayed");
+    assert!(world.relay.hosts().iter().all(|host| host.name != "b"));
+
+    others.more(20, LIVE);
+    let pings = others.finish();
+    assert_eq!(pings.sent - pings.received, 0, "p → a lost some: {} of {}", pings.sent - pings.received, pings.sent);
+
+    world.relay.members.insert(1, removed);
+    world.relay.write_configuration();
+    // Its next handshake with the relay's interface is at most five seconds after the last try, but only its own
+    // timers (a session refused after 120 s, or nothing heard for 15 s) make it try; starting it anew does so at once.
+    world.b.restart();
+    connect(&world.a, &world.b, Duration::from_secs(40));
+}
+
+#[test]
+fn a_broken_file_is_refused_and_the_running_state_stays() {
+    let mut world = World::running(Outer::Ipv6);
+    connect(&world.a, &world.b, REGISTRATION);
+    let pings = Pinging::start(&world.a, &world.b, Duration::from_millis(10));
+    world.relay.changes = vec![("port = 51820".into(), "port = fifty".into())];
+    world.relay.write_configuration();
+    let error = until("refusal of the file", LIVE, || world.relay.status().source.error);
+    assert!(error.contains("6"), "the error names the line: {error}");
+    pings.more(20, LIVE);
+    world.relay.changes.clear();
+    world.relay.write_configuration();
+    until("acceptance of the mended file", LIVE, || world.relay.status().source.error.is_none().then_some(()));
+    assert_eq!(world.relay.status().members, 3);
+    let pings = pings.finish();
+    assert_eq!(pings.sent - pings.received, 0, "{pings:?}");
+}
+
+/// Sends datagrams from a socket of a namespace.
+fn send(from: &Namespace, source: SocketAddr, to: SocketAddr, payload: &[u8], count: usize) {
+    let socket = from.enter(|| std::net::UdpSocket::bind(source)).expect("bind a socket");
+    for _ in 0..count {
+        socket.send_to(payload, to).expect("send a datagram");
+    }
+}
+
+#[test]
+fn a_live_index_from_a_wrong_source_is_not_forwarded() {
+    let world = World::running(Outer::Ipv4);
+    connect(&world.a, &world.b, REGISTRATION);
+    let find = || {
+        let all = world.relay.sessions();
+        all.into_iter().find(|s| s.from.as_deref() == Some("a") && s.to.as_deref() == Some("b"))
+    };
+    let session = find().expect("a session from a to b");
+    assert_eq!(session.source.ip(), public(2).0);
+
+    let payload: Vec<u8> = [4, 0, 0, 0].into_iter().chain(session.index().to_le_bytes()).chain([0; 40]).collect();
+    let relay = Relay::endpoint(Outer::Ipv4);
+    let before = world.relay.status().packets("data_wrong_source");
+    // From another host, and from the right address but another port.
+    let stranger = world.lab.namespace("stranger");
+    world.internet.attach(&stranger, "eth0", 66);
+    send(&stranger, SocketAddr::new(public(66).0.into(), session.source.port()), relay, &payload, 500);
+    let other_port = if session.source.port() == 9 { 10 } else { 9 };
+    send(world.nat_a.namespace(), SocketAddr::new(session.source.ip(), other_port), relay, &payload, 500);
+    until("1000 packets from a wrong source", LIVE, || {
+        (world.relay.status().packets("data_wrong_source") - before >= 1000).then_some(())
+    });
+    let forwarded = find().expect("the session lives").packets - session.packets;
+    assert!(forwarded < 50, "{forwarded} packets were forwarded in that session");
+    assert_eq!(find().expect("the session lives").source, session.source, "data moved an address");
+    assert_eq!(ping(&world.a, &world.b, 20, Duration::from_millis(10)).loss(), 0.0, "the session goes on");
+}

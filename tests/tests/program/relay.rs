@@ -1,0 +1,393 @@
+//! The program with its maps, filled as a relay's would be.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf, xdp::DevMapHash},
+    programs::Xdp,
+};
+use relay_ebpf::{
+    checksum::{TTL_DECREMENT, add, delta},
+    event::Event,
+    reason::{Family, Reason, counter_index},
+    tables::{self, Address, Config, Counter, Endpoint, NextHop, Session},
+};
+use zerocopy::FromBytes as _;
+
+use crate::datagram::Datagram;
+
+/// The relay port.
+pub const PORT: u16 = 51820;
+/// The interface that frames come in by: BPF_PROG_TEST_RUN takes the loopback device when it is told of no other.
+pub const INGRESS: u32 = 1;
+/// An interface that frames can be redirected to. (A test run does not carry the redirection out.)
+const ACROSS_IFINDEX: u32 = 7;
+/// An interface that takes no redirected frames.
+const NOWHERE_IFINDEX: u32 = 9;
+/// MTU of every next hop, in bytes.
+pub const MTU: u16 = 1400;
+/// The MAC addresses of frames that come in.
+pub const SENDER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
+pub const RELAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
+
+/// Keys in `NEXT_HOPS`.
+#[derive(Clone, Copy, Debug)]
+#[repr(u16)]
+pub enum Hop {
+    Unresolved = 0,
+    /// Out by the interface that the frame came in by.
+    Back = 1,
+    /// Out by another.
+    Across = 2,
+    /// Out by one that is not in `TX_PORTS`.
+    Nowhere = 3,
+}
+
+impl Hop {
+    /// The next hop's MAC address and the relay's own on that link.
+    pub fn macs(self) -> [[u8; 6]; 2] {
+        [[2, 0, 0, 1, 0, self as u8], [2, 0, 0, 2, 0, self as u8]]
+    }
+
+    fn entry(self) -> NextHop {
+        let [destination_mac, source_mac] = self.macs();
+        let (ifindex, mtu) = match self {
+            Self::Unresolved => (INGRESS, 0),
+            Self::Back => (INGRESS, MTU),
+            Self::Across => (ACROSS_IFINDEX, MTU),
+            Self::Nowhere => (NOWHERE_IFINDEX, MTU),
+        };
+        NextHop { ifindex, mtu, vlan: 0, destination_mac, source_mac }
+    }
+}
+
+/// Who takes part, in one family. What the receiver indices mean is the same in both.
+#[derive(Clone, Copy, Debug)]
+pub struct Hosts {
+    pub family: Family,
+    pub relay: SocketAddr,
+    /// A second address of the relay's.
+    pub relay_too: SocketAddr,
+    /// Sends in all sessions; a known endpoint.
+    pub alice: SocketAddr,
+    /// What alice sends is for bob; the expected responder of the pending handshake.
+    pub bob: SocketAddr,
+    /// No known endpoint.
+    pub stranger: SocketAddr,
+    /// Not the relay, though the port is the relay port.
+    pub elsewhere: SocketAddr,
+    indices: u32,
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
+}
+
+const fn v6(subnet: u16, host: u16, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, subnet, 0, 0, 0, 0, host)), port)
+}
+
+pub const IPV4: Hosts = Hosts {
+    family: Family::Ipv4,
+    relay: v4(192, 0, 2, 1, PORT),
+    relay_too: v4(192, 0, 2, 2, PORT),
+    alice: v4(198, 51, 100, 10, 40_001),
+    bob: v4(203, 0, 113, 20, 40_002),
+    stranger: v4(203, 0, 113, 66, 40_003),
+    elsewhere: v4(192, 0, 2, 99, PORT),
+    indices: 0x0a40_0000,
+};
+
+pub const IPV6: Hosts = Hosts {
+    family: Family::Ipv6,
+    relay: v6(0, 1, PORT),
+    relay_too: v6(0, 2, PORT),
+    alice: v6(0xa, 0x10, 40_001),
+    bob: v6(0xb, 0x20, 40_002),
+    stranger: v6(0xc, 0x66, 40_003),
+    elsewhere: v6(0, 0x99, PORT),
+    indices: 0xf060_0000,
+};
+
+pub const FAMILIES: [Hosts; 2] = [IPV4, IPV6];
+
+/// The relay's addresses, by their key in `LOCALS`.
+const LOCALS: [SocketAddr; 4] = [IPV4.relay, IPV6.relay, IPV4.relay_too, IPV6.relay_too];
+
+impl Hosts {
+    /// Alice's session with bob by this next hop.
+    pub fn session(&self, hop: Hop) -> u32 {
+        self.indices + hop as u32
+    }
+
+    /// The session whose data leaves from the relay's second address.
+    pub fn session_by_relay_too(&self) -> u32 {
+        self.indices + 0x10
+    }
+
+    /// The session whose destination is of the other family.
+    pub fn session_between_families(&self) -> u32 {
+        self.indices + 0x11
+    }
+
+    /// The sender index of alice's initiation that bob may answer.
+    pub fn pending(&self) -> u32 {
+        self.indices + 0x20
+    }
+
+    /// An index that stands for nothing.
+    pub fn unknown(&self) -> u32 {
+        self.indices + 0x30
+    }
+
+    /// A datagram as it comes in.
+    pub fn datagram(&self, source: SocketAddr, payload: Vec<u8>) -> Datagram {
+        Datagram {
+            source_mac: SENDER_MAC,
+            destination_mac: RELAY_MAC,
+            source,
+            destination: self.relay,
+            ttl: 64,
+            payload,
+        }
+    }
+
+    /// The datagram from alice as it is sent on to bob.
+    pub fn sent_on(&self, received: &Datagram, hop: Hop) -> Datagram {
+        let [destination_mac, source_mac] = hop.macs();
+        Datagram {
+            source_mac,
+            destination_mac,
+            source: self.relay,
+            destination: self.bob,
+            ttl: received.ttl - 1,
+            payload: received.payload.clone(),
+        }
+    }
+}
+
+/// An entry of `SESSIONS`.
+fn session(source: SocketAddr, local_in: SocketAddr, local_out: SocketAddr, to: SocketAddr, hop: Hop) -> Session {
+    let octets = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let port = |address: SocketAddr| address.port().to_be_bytes();
+    let key = |local| LOCALS.iter().position(|&l| l == local).unwrap() as u8;
+    let (ip_delta, udp_delta) = if source.is_ipv4() == to.is_ipv4() {
+        let addresses = delta(
+            &[octets(source), octets(local_in)].concat(),
+            &[octets(local_out), octets(to)].concat(),
+        );
+        let ports = delta(&[port(source), port(local_in)].concat(), &[port(local_out), port(to)].concat());
+        (if source.is_ipv4() { add(addresses, TTL_DECREMENT) } else { 0 }, add(addresses, ports))
+    } else {
+        (0, 0)
+    };
+    Session {
+        source: source.ip().into(),
+        destination: to.ip().into(),
+        packets: 0,
+        bytes: 0,
+        source_port_be: port(source),
+        destination_port_be: port(to),
+        ip_delta,
+        udp_delta,
+        next_hop: hop as u16,
+        local_in: key(local_in),
+        local_out: key(local_out),
+        reserved: 0,
+    }
+}
+
+/// What a packet did.
+pub struct Ran {
+    /// The program's return value.
+    pub verdict: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+    /// The counters that moved, and by how much.
+    pub counted: Vec<(Reason, Family, Counter)>,
+    /// The sessions whose counters moved, by receiver index.
+    pub sessions: Vec<(u32, Counter)>,
+    /// The events that it raised.
+    pub events: Vec<Event>,
+}
+
+/// A relay of its own: nothing of it is pinned or attached, so tests can run side by side.
+pub struct Relay {
+    ebpf: Ebpf,
+    events: RingBuf<MapData>,
+}
+
+impl Relay {
+    /// Loads the program and fills its maps for [`FAMILIES`].
+    pub fn new() -> Self {
+        let config = Config { port_be: PORT.to_be_bytes(), reserved: [0; 6] };
+        let mut ebpf = EbpfLoader::new()
+            .override_global(tables::CONFIG, &config, true)
+            .map_max_entries(tables::SESSIONS, 64)
+            .map_max_entries(tables::LEDGER, 64)
+            .map_max_entries(tables::PENDING, 64)
+            .map_max_entries(tables::ENDPOINTS, 64)
+            .map_max_entries(tables::EVENTS, 4096)
+            .load(relay_user::object::object().unwrap())
+            .unwrap();
+        let program: &mut Xdp = ebpf.program_mut("wgrelay").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let events = RingBuf::try_from(ebpf.take_map(tables::EVENTS).unwrap()).unwrap();
+        let mut this = Self { ebpf, events };
+        for (id, local) in (0..).zip(LOCALS) {
+            this.locals().set(id, Address::from(local.ip()), 0).unwrap();
+        }
+        for hop in [Hop::Unresolved, Hop::Back, Hop::Across, Hop::Nowhere] {
+            this.next_hop(hop, hop.entry());
+        }
+        this.tx_ports().insert(ACROSS_IFINDEX, INGRESS, None, 0).unwrap();
+        for (hosts, other) in [(IPV4, IPV6), (IPV6, IPV4)] {
+            let Hosts { relay, relay_too, alice, bob, .. } = hosts;
+            for hop in [Hop::Unresolved, Hop::Back, Hop::Across, Hop::Nowhere] {
+                this.open(hosts.session(hop), session(alice, relay, relay, bob, hop));
+            }
+            this.open(hosts.session_by_relay_too(), session(alice, relay, relay_too, bob, Hop::Back));
+            this.open(
+                hosts.session_between_families(),
+                session(alice, relay, other.relay, other.bob, Hop::Back),
+            );
+            this.pending().insert(hosts.pending(), Endpoint::from(bob), 0).unwrap();
+            this.endpoints().insert(Endpoint::from(alice), 1, 0).unwrap();
+        }
+        this
+    }
+
+    /// Runs the program on one frame.
+    pub fn run(&mut self, frame: &[u8]) -> Ran {
+        let (counters, sessions) = (self.counters(), self.sessions());
+        // As `struct xdp_md`: the frame from 0 to its length, no metadata, the ingress interface, queue 0, no egress.
+        let md = [0, frame.len() as u32, 0, INGRESS, 0, 0].map(u32::to_ne_bytes).concat();
+        let mut out = vec![0xee; frame.len() + 64];
+        let ran = self
+            .program()
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: Some(&md),
+                ..TestRunOptions::default()
+            })
+            .unwrap();
+        out.truncate(ran.data_size_out as usize);
+        Ran {
+            verdict: ran.return_value,
+            frame: out,
+            counted: std::iter::zip(counters, self.counters())
+                .filter(|(before, after)| before != after)
+                .map(|((reason, family, before), (_, _, after))| (reason, family, minus(after, before)))
+                .collect(),
+            sessions: std::iter::zip(sessions, self.sessions())
+                .filter(|(before, after)| before != after)
+                .map(|((index, before), (_, after))| (index, minus(after, before)))
+                .collect(),
+            events: self.events(),
+        }
+    }
+
+    /// The events that are waiting.
+    pub fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.events.next().map(|item| Event::read_from_bytes(&item).unwrap())).collect()
+    }
+
+    /// Fills the ring buffer with copies of an initiation, and gives how many went in. None of them is taken out
+    /// before [`Self::events`] is called, so use [`Self::verdict`] until then.
+    pub fn fill_events(&mut self) -> usize {
+        let frame = IPV4.datagram(IPV4.alice, crate::datagram::initiation(1)).frame();
+        let full = |relay: &Self| relay.counter(Reason::InitiationNotCopied, Family::Ipv4).packets > 0;
+        (0..1000).take_while(|_| {
+            self.verdict(&frame);
+            !full(self)
+        })
+        .count()
+    }
+
+    /// Runs the program on one frame, looking at nothing but the verdict.
+    pub fn verdict(&self, frame: &[u8]) -> u32 {
+        self.program()
+            .test_run(TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() })
+            .unwrap()
+            .return_value
+    }
+
+    pub fn program(&self) -> &Xdp {
+        self.ebpf.program("wgrelay").unwrap().try_into().unwrap()
+    }
+
+    pub fn program_mut(&mut self) -> &mut Xdp {
+        self.ebpf.program_mut("wgrelay").unwrap().try_into().unwrap()
+    }
+
+    /// One counter, all CPUs together.
+    pub fn counter(&self, reason: Reason, family: Family) -> Counter {
+        let counters: PerCpuArray<_, Counter> = self.ebpf.map(tables::COUNTERS).unwrap().try_into().unwrap();
+        counters.get(&counter_index(reason, family), 0).unwrap().iter().fold(Counter::default(), |sum, one| {
+            Counter { packets: sum.packets + one.packets, bytes: sum.bytes + one.bytes }
+        })
+    }
+
+    fn counters(&self) -> Vec<(Reason, Family, Counter)> {
+        let pairs = Reason::ALL.iter().flat_map(|&r| Family::ALL.iter().map(move |&f| (r, f)));
+        pairs.map(|(reason, family)| (reason, family, self.counter(reason, family))).collect()
+    }
+
+    fn sessions(&self) -> Vec<(u32, Counter)> {
+        let sessions: HashMap<_, u32, Session> = self.ebpf.map(tables::SESSIONS).unwrap().try_into().unwrap();
+        let mut all: Vec<_> = sessions
+            .iter()
+            .map(|entry| entry.map(|(index, s)| (index, Counter { packets: s.packets, bytes: s.bytes })).unwrap())
+            .collect();
+        all.sort_by_key(|&(index, _)| index);
+        all
+    }
+
+    pub fn open(&mut self, index: u32, session: Session) {
+        let mut sessions: HashMap<_, u32, Session> =
+            self.ebpf.map_mut(tables::SESSIONS).unwrap().try_into().unwrap();
+        sessions.insert(index, session, 0).unwrap();
+    }
+
+    pub fn next_hop(&mut self, hop: Hop, entry: NextHop) {
+        let mut next_hops: Array<_, NextHop> =
+            self.ebpf.map_mut(tables::NEXT_HOPS).unwrap().try_into().unwrap();
+        next_hops.set(hop as u32, entry, 0).unwrap();
+    }
+
+    pub fn pending(&mut self) -> HashMap<&mut MapData, u32, Endpoint> {
+        self.ebpf.map_mut(tables::PENDING).unwrap().try_into().unwrap()
+    }
+
+    pub fn endpoints(&mut self) -> HashMap<&mut MapData, Endpoint, u64> {
+        self.ebpf.map_mut(tables::ENDPOINTS).unwrap().try_into().unwrap()
+    }
+
+    /// When each CPU last raised a hint, ns since boot.
+    pub fn hints(&self) -> PerCpuValues<u64> {
+        let hints: PerCpuArray<_, u64> = self.ebpf.map(tables::HINTS).unwrap().try_into().unwrap();
+        hints.get(&0, 0).unwrap()
+    }
+
+    pub fn set_hints(&mut self, times: PerCpuValues<u64>) {
+        let mut hints: PerCpuArray<_, u64> = self.ebpf.map_mut(tables::HINTS).unwrap().try_into().unwrap();
+        hints.set(0, times, 0).unwrap();
+    }
+
+    fn locals(&mut self) -> Array<&mut MapData, Address> {
+        self.ebpf.map_mut(tables::LOCALS).unwrap().try_into().unwrap()
+    }
+
+    fn tx_ports(&mut self) -> DevMapHash<&mut MapData> {
+        self.ebpf.map_mut(tables::TX_PORTS).unwrap().try_into().unwrap()
+    }
+}
+
+fn minus(after: Counter, before: Counter) -> Counter {
+    Counter { packets: after.packets - before.packets, bytes: after.bytes - before.bytes }
+}

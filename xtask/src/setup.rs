@@ -1,0 +1,297 @@
+//! Seeing what is missing and installing it.
+//!
+//! Looking ([`Found`]) and deciding ([`Found::plan`]) are apart, so that the decisions are tested without a machine to
+//! change.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    linker,
+    process::{ask, executable, find, run},
+    toolchain::{self, Toolchain},
+};
+
+/// What something may need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The toolchain for the XDP program.
+    Bpf,
+    /// The programs that the lab runs.
+    Lab,
+}
+
+/// What the build of the XDP program uses.
+#[derive(Debug)]
+pub struct Tools {
+    /// The Rust toolchain.
+    pub toolchain: Toolchain,
+    /// bpf-linker.
+    pub linker: PathBuf,
+}
+
+/// Programs of the lab and the Debian packages that they come in.
+const LAB: [(&str, &str); 9] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("wireguard-go", "wireguard-go"),
+    ("wg", "wireguard-tools"),
+    ("ping", "iputils-ping"),
+    ("iperf3", "iperf3"),
+    ("ethtool", "ethtool"),
+    ("conntrack", "conntrack"),
+    ("nsenter", "util-linux"),
+];
+
+/// Debian's toolchain with library source, and its LLVM.
+const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+const DEBIAN_LLVM: u32 = 22;
+
+/// Makes sure that the given parts are there, and gives what the build uses.
+///
+/// # Errors
+/// If something is missing and can't be installed here; the commands that would do it have been printed then.
+pub fn setup(workspace: &Path, parts: &[Part]) -> Result<Tools> {
+    // An installation can show what is missing next (Debian's rustc may bring another LLVM), hence the rounds.
+    for _ in 0..3 {
+        let found = Found::look(workspace, parts)?;
+        let plan = found.plan();
+        if plan.is_empty() {
+            let (toolchain, linker) = found.toolchain.zip(found.linker).expect("nothing is missing");
+            return Ok(Tools { toolchain, linker });
+        }
+        plan.install(workspace)?;
+    }
+    bail!("something is still missing after it was installed: see above")
+}
+
+/// What is unpacked for the tests goes here; the lab looks here too.
+fn tools_directory(workspace: &Path) -> PathBuf {
+    workspace.join("target/tools/bin")
+}
+
+/// What is there and what is not.
+#[derive(Debug)]
+struct Found {
+    toolchain: Option<Toolchain>,
+    linker: Option<PathBuf>,
+    /// Packages of the lab's missing programs.
+    lab: Vec<&'static str>,
+    promtool: bool,
+    /// Debian packages that are installed; only asked for those that matter.
+    packages: BTreeSet<String>,
+}
+
+impl Found {
+    fn look(workspace: &Path, parts: &[Part]) -> Result<Self> {
+        let toolchain = toolchain::find()?;
+        let linker = toolchain.as_ref().and_then(|t| linker::find(workspace, t.release.llvm));
+        let lab = parts.contains(&Part::Lab);
+        let missing = LAB.iter().filter(|(program, _)| lab && find(program).is_none());
+        let llvm = toolchain.as_ref().map_or(DEBIAN_LLVM, |t| t.release.llvm);
+        Ok(Self {
+            lab: missing.map(|&(_, package)| package).collect(),
+            promtool: !lab
+                || find("promtool").is_some()
+                || executable(&tools_directory(workspace).join("promtool")),
+            packages: if linker.is_none() {
+                installed(&linker::build_packages(llvm))
+            } else {
+                BTreeSet::new()
+            },
+            toolchain,
+            linker,
+        })
+    }
+
+    fn plan(&self) -> Plan {
+        let mut packages: Vec<String> = Vec::new();
+        let llvm = self.toolchain.as_ref().map_or(DEBIAN_LLVM, |t| t.release.llvm);
+        if self.toolchain.is_none() {
+            packages.extend(DEBIAN_RUST.map(String::from));
+        }
+        let linker = self.linker.is_none().then_some(llvm);
+        if linker.is_some() {
+            packages.extend(linker::build_packages(llvm).into_iter().filter(|p| !self.packages.contains(p)));
+        }
+        packages.extend(self.lab.iter().map(|&package| package.to_owned()));
+        Plan { packages, linker, promtool: !self.promtool }
+    }
+}
+
+/// Which of these Debian packages are installed.
+fn installed(packages: &[String]) -> BTreeSet<String> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${db:Status-Status} ${Package}\\n"]).args(packages);
+    // It fails if it knows not all of them, and still tells the others.
+    let Ok(output) = query.output() else { return BTreeSet::new() };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter_map(|line| line.strip_prefix("installed ")).map(String::from).collect()
+}
+
+/// What is to be installed.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    packages: Vec<String>,
+    /// Build bpf-linker for this LLVM.
+    linker: Option<u32>,
+    /// Unpack promtool into target/tools. Not installed as a package: that would start a Prometheus server.
+    promtool: bool,
+}
+
+impl Plan {
+    fn is_empty(&self) -> bool {
+        self.packages.is_empty() && self.linker.is_none() && !self.promtool
+    }
+
+    /// The exact commands, for a Debian system.
+    fn commands(&self, workspace: &Path) -> Vec<String> {
+        let mut commands = Vec::new();
+        if !self.packages.is_empty() || self.promtool {
+            commands.push("apt-get update".to_owned());
+        }
+        if !self.packages.is_empty() {
+            commands
+                .push(format!("apt-get install --yes --no-install-recommends {}", self.packages.join(" ")));
+        }
+        if let Some(llvm) = self.linker {
+            commands.push(linker::build_command(workspace, llvm));
+        }
+        if self.promtool {
+            commands.push(self.promtool_command(workspace));
+        }
+        commands
+    }
+
+    fn promtool_command(&self, workspace: &Path) -> String {
+        let directory = tools_directory(workspace);
+        let directory = directory.display();
+        format!(
+            "mkdir -p {directory} && cd {directory} && apt-get download prometheus && dpkg-deb --fsys-tarfile \
+             prometheus_*.deb | tar --extract --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb"
+        )
+    }
+
+    fn install(&self, workspace: &Path) -> Result<()> {
+        let debian = find("apt-get").is_some();
+        let root = ask(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+        let needs_root = !self.packages.is_empty();
+        if (needs_root && !(debian && root)) || (self.promtool && !debian) {
+            eprintln!(
+                "Something is missing, and it can be installed automatically only on Debian and as root."
+            );
+            eprintln!("On Debian 12, as root:\n");
+            for command in self.commands(workspace) {
+                eprintln!("    {command}");
+            }
+            if self.packages.iter().any(|package| DEBIAN_RUST.contains(&package.as_str())) {
+                eprintln!("\nInstead of {}, a toolchain of rustup will do:", DEBIAN_RUST.join(", "));
+                eprintln!("\n    rustup toolchain install nightly --component rust-src");
+            }
+            eprintln!();
+            bail!("run these commands, then try again");
+        }
+        self.announce(workspace);
+        if root && (needs_root || self.promtool) {
+            run(apt().arg("update"))?;
+        }
+        if needs_root {
+            run(apt().args(["install", "--yes", "--no-install-recommends"]).args(&self.packages))?;
+        }
+        if let Some(llvm) = self.linker {
+            linker::build(workspace, llvm)?;
+        }
+        if self.promtool {
+            run(Command::new("bash").args(["-euo", "pipefail", "-c", &self.promtool_command(workspace)]))
+                .context("unpack promtool from Debian's package prometheus")?;
+        }
+        Ok(())
+    }
+
+    fn announce(&self, workspace: &Path) {
+        eprintln!("Going to install what is missing:");
+        if !self.packages.is_empty() {
+            eprintln!("  packages, with apt-get: {}", self.packages.join(" "));
+        }
+        if let Some(llvm) = self.linker {
+            eprintln!(
+                "  bpf-linker for LLVM {llvm}, built from crates.io into {}",
+                workspace.join("target/tools").display()
+            );
+        }
+        if self.promtool {
+            eprintln!("  promtool, unpacked into {}", tools_directory(workspace).display());
+        }
+    }
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    // Another apt-get may be at work on a machine that has just booted.
+    apt.env("DEBIAN_FRONTEND", "noninteractive").args(["--quiet", "-o", "DPkg::Lock::Timeout=300"]);
+    apt
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toolchain::Release;
+
+    fn complete() -> Found {
+        Found {
+            toolchain: Some(Toolchain {
+                rustc: "/usr/bin/rustc".into(),
+                cargo: "/usr/bin/cargo".into(),
+                release: Release { version: (1, 97), nightly: false, llvm: 23 },
+            }),
+            linker: Some("/usr/bin/bpf-linker".into()),
+            lab: Vec::new(),
+            promtool: true,
+            packages: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_when_all_is_there() {
+        assert!(complete().plan().is_empty());
+        assert!(complete().plan().commands(Path::new("/w")).is_empty());
+    }
+
+    #[test]
+    fn a_fresh_machine_gets_everything_in_one_plan() {
+        let fresh =
+            Found { toolchain: None, linker: None, lab: vec!["nftables"], promtool: false, ..complete() };
+        let plan = fresh.plan();
+        assert_eq!(
+            plan.packages.join(" "),
+            "rustc-web cargo-web rust-web-src llvm-22-dev libpolly-22-dev libzstd-dev zlib1g-dev g++ nftables"
+        );
+        assert_eq!((plan.linker, plan.promtool), (Some(22), true));
+        let commands = plan.commands(Path::new("/w"));
+        assert_eq!(commands[0], "apt-get update");
+        assert!(commands[1].starts_with("apt-get install --yes --no-install-recommends rustc-web cargo-web"));
+        assert_eq!(
+            commands[2],
+            "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked --no-default-features \
+             --features llvm-22 --root /w/target/tools/bpf-linker-llvm-22"
+        );
+        assert!(commands[3].contains("apt-get download prometheus"));
+    }
+
+    #[test]
+    fn the_linker_is_built_for_the_llvm_of_the_toolchain_that_is_there() {
+        let there =
+            linker::build_packages(23).into_iter().filter(|package| package != "zlib1g-dev").collect();
+        let plan = Found { linker: None, packages: there, ..complete() }.plan();
+        assert_eq!(plan, Plan { packages: vec!["zlib1g-dev".into()], linker: Some(23), promtool: false });
+        // Only the linker is built then: no apt-get.
+        let all = linker::build_packages(23).into_iter().collect();
+        let plan = Found { linker: None, packages: all, ..complete() }.plan();
+        assert_eq!(plan.commands(Path::new("/w")).len(), 1);
+    }
+}

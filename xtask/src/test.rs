@@ -1,0 +1,86 @@
+//! The tiers of tests.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    build,
+    process::{cargo, run},
+    setup::{self, Part},
+};
+
+/// A tier of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tier {
+    /// Unit tests of all crates; no privileges
+    Host,
+    /// The XDP program through BPF_PROG_TEST_RUN; needs root
+    Program,
+    /// Real hosts and wgrelay in network namespaces; needs root
+    Lab,
+}
+
+impl Tier {
+    /// All tiers, quick ones first.
+    pub const ALL: &[Self] = &[Self::Host, Self::Program, Self::Lab];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Program => "program",
+            Self::Lab => "lab",
+        }
+    }
+
+    fn run(self, workspace: &Path) -> Result<()> {
+        let mut tests = cargo();
+        tests.args(["test", "--workspace"]);
+        match self {
+            Self::Host => {}
+            Self::Program => {
+                let tools = setup::setup(workspace, &[Part::Bpf])?;
+                build::object(workspace, &tools)?;
+                tests.args(["--features", "relay-tests/kernel", "--test", "program"]);
+            }
+            Self::Lab => {
+                let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab])?;
+                build::object(workspace, &tools)?;
+                tests.env("WGRELAY_BIN", build::host("wgrelay", false)?);
+                // Two at a time: most of a lab test is waiting for WireGuard's timers.
+                tests.args(["--features", "relay-tests/kernel", "--test", "lab", "--", "--test-threads=2"]);
+            }
+        }
+        run(&mut tests)
+    }
+}
+
+/// Runs the tiers, all of them also when one fails, and then shows result and time of each.
+///
+/// # Errors
+/// If any failed.
+#[expect(clippy::disallowed_methods, reason = "times a tier; nothing is decided by it")]
+pub fn run_tiers(workspace: &Path, tiers: &[Tier]) -> Result<()> {
+    let mut results: Vec<(Tier, bool, Duration)> = Vec::new();
+    for &tier in tiers {
+        println!("==> tier {}", tier.name());
+        let start = Instant::now();
+        let result = tier.run(workspace);
+        if let Err(error) = &result {
+            eprintln!("tier {}: {error:#}", tier.name());
+        }
+        results.push((tier, result.is_ok(), start.elapsed()));
+    }
+    println!("\n{:<10} {:<8} {:>8}", "tier", "result", "time");
+    for (tier, passed, time) in &results {
+        let result = if *passed { "ok" } else { "FAILED" };
+        println!("{:<10} {result:<8} {:>6.1} s", tier.name(), time.as_secs_f64());
+    }
+    match results.iter().filter(|(_, passed, _)| !passed).count() {
+        0 => Ok(()),
+        failed => bail!("{failed} of {} tiers failed", results.len()),
+    }
+}
