@@ -13,6 +13,12 @@ pub const HANDSHAKE: u32 = 1;
 /// may have registered or moved, so reading the interface is worth while. No message.
 pub const NEW_SOURCE: u32 = 2;
 
+/// [`Event::kind`]: relayed data was larger than the next hop takes, and may not be fragmented: its sender has to be told.
+/// [`Event::message`] holds the first [`TOO_BIG_QUOTE`] bytes of the message, `message_len` is the length of it all.
+pub const TOO_BIG: u32 = 3;
+/// How much of a message that is too big goes up, in bytes: type, receiver index and counter.
+pub const TOO_BIG_QUOTE: usize = 16;
+
 /// One record of the ring buffer.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -21,17 +27,18 @@ pub struct Event {
     pub source: Endpoint,
     /// The relay address that it was sent to.
     pub local: Address,
-    /// [`HANDSHAKE`] or [`NEW_SOURCE`].
+    /// [`HANDSHAKE`], [`NEW_SOURCE`] or [`TOO_BIG`].
     pub kind: u32,
     /// The interface that it came in by.
     pub ifindex: u32,
-    /// Length of the message, in bytes; 0 for a hint.
+    /// Length of the message as it came, in bytes; 0 for a hint.
     pub message_len: u16,
     /// The packet's TTL or hop limit as received.
     pub ttl: u8,
     /// Padding, zero.
     pub reserved: u8,
-    /// A handshake initiation, response or cookie reply; only the first `message_len` bytes are defined.
+    /// A handshake initiation, response or cookie reply, of which the first `message_len` bytes are defined; or the begin of
+    /// a message that is too big, of which [`TOO_BIG_QUOTE`] are.
     pub message: [u8; INITIATION_LEN],
 }
 

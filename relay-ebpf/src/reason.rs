@@ -57,7 +57,7 @@ reasons! {
     OtherProtocol = "other_protocol" => Pass,
     /// UDP, but not to the relay's address and port.
     OtherDestination = "other_destination" => Pass,
-    /// A tagged frame; VLANs are not handled.
+    /// A frame with more VLAN tags than are handled (two), or with one of an unusual kind.
     VlanTagged = "vlan_tagged" => Pass,
     /// Headers or lengths do not fit the frame.
     Malformed = "malformed" => Pass,
@@ -93,19 +93,25 @@ reasons! {
     DataOwn = "data_own" => Pass,
     /// Transport data of a relayed session, but from or to other addresses than the session's.
     DataWrongSource = "data_wrong_source" => Pass,
-    /// Relayed data that would have to change its address family.
-    FamilyChange = "family_change" => Drop,
     /// Relayed data with a TTL or hop limit of 1 or 0.
     TtlExceeded = "ttl_exceeded" => Drop,
-    /// Relayed data whose next hop is not resolved.
+    /// Relayed data whose next hop is not resolved: passed on, so that userspace forwards it.
     NextHopUnresolved = "next_hop_unresolved" => Pass,
-    /// Relayed data larger than the next hop's MTU.
+    /// Relayed data larger than the next hop's MTU that may not be fragmented (IPv6, or IPv4 with DF): its sender is told.
     TooBig = "too_big" => Drop,
+    /// Relayed IPv4 data larger than the next hop's MTU that may be fragmented: passed on, so that userspace forwards it.
+    ToFragment = "to_fragment" => Pass,
+    /// Relayed data without a UDP checksum that is to leave as IPv6, which needs one: passed on, so that userspace forwards it.
+    ToChecksum = "to_checksum" => Pass,
+    /// Relayed data that needs a longer header than the driver has left room for: passed on, so that userspace forwards it.
+    NoHeadroom = "no_headroom" => Pass,
     /// Relayed data whose egress interface takes no redirected frames.
     NoTxPort = "no_tx_port" => Drop,
+    /// Relayed data that could not be rewritten after its head was moved: never happens, but it would not be passed on.
+    RewriteFailed = "rewrite_failed" => Aborted,
 }
 
-/// The family of a packet as received, the second dimension of the counters.
+/// The second dimension of the counters: the family of a packet as received, or both families of one that changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Family {
@@ -115,11 +121,15 @@ pub enum Family {
     Ipv4 = 1,
     /// IPv6.
     Ipv6 = 2,
+    /// Came as IPv4 and left as IPv6.
+    Ipv4ToIpv6 = 3,
+    /// Came as IPv6 and left as IPv4.
+    Ipv6ToIpv4 = 4,
 }
 
 impl Family {
     /// All families, by their number.
-    pub const ALL: &[Self] = &[Self::Other, Self::Ipv4, Self::Ipv6];
+    pub const ALL: &[Self] = &[Self::Other, Self::Ipv4, Self::Ipv6, Self::Ipv4ToIpv6, Self::Ipv6ToIpv4];
 
     /// The name in metrics and tables.
     pub const fn label(self) -> &'static str {
@@ -127,6 +137,8 @@ impl Family {
             Self::Other => "other",
             Self::Ipv4 => "ipv4",
             Self::Ipv6 => "ipv6",
+            Self::Ipv4ToIpv6 => "ipv4_to_ipv6",
+            Self::Ipv6ToIpv4 => "ipv6_to_ipv4",
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | [`LOCALS`] | array | id → [`Address`] of the relay; unused ones are [`Address::UNSPECIFIED`] | userspace |
 //! | [`COUNTERS`] | per-CPU array | [`crate::reason::counter_index`] → [`Counter`] | XDP |
 //! | [`EVENTS`] | ring buffer | [`crate::event::Event`] | XDP |
-//! | [`HINTS`] | per-CPU array | 0 → time of the last new-source hint, ns since boot | XDP |
+//! | [`HINTS`] | per-CPU array | [`HINT_NEW_SOURCE`] or [`HINT_TOO_BIG`] → time of the last one, ns since boot | XDP |
 //!
 //! A receiver index is the `u32` that WireGuard's little-endian field means.
 //!
@@ -40,7 +40,7 @@ pub const LOCALS: &str = "LOCALS";
 pub const COUNTERS: &str = "COUNTERS";
 /// What goes up to userspace.
 pub const EVENTS: &str = "EVENTS";
-/// Rate limit of the new-source hint.
+/// Rate limits of what goes up beside handshakes.
 pub const HINTS: &str = "HINTS";
 /// Every map that is pinned.
 pub const ALL: [&str; 10] =
@@ -60,8 +60,18 @@ pub const PENDING_DEFAULT: u32 = 16_384;
 pub const ENDPOINTS_DEFAULT: u32 = 65_536;
 /// Size of [`EVENTS`] in bytes, a power of two: some 5,000 messages.
 pub const EVENTS_BYTES: u32 = 1 << 20;
+/// VLAN tags that a frame may have: IEEE 802.1Q, and 802.1ad around it.
+pub const TAGS_MAX: usize = 2;
+/// Capacity of [`HINTS`].
+pub const HINTS_LEN: u32 = 2;
+/// Key in [`HINTS`] of the new-source hint.
+pub const HINT_NEW_SOURCE: u32 = 0;
 /// At most one new-source hint a CPU in this time, in ns.
-pub const HINT_INTERVAL_NS: u64 = 50_000_000;
+pub const NEW_SOURCE_INTERVAL_NS: u64 = 50_000_000;
+/// Key in [`HINTS`] of the too-big event.
+pub const HINT_TOO_BIG: u32 = 1;
+/// At most one too-big event a CPU in this time, in ns.
+pub const TOO_BIG_INTERVAL_NS: u64 = 10_000_000;
 
 /// What the loader tells the program (a global, constant once loaded).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -238,12 +248,14 @@ pub struct NextHop {
     pub ifindex: u32,
     /// The largest IP packet that may leave, in bytes; 0 if the next hop is not resolved.
     pub mtu: u16,
-    /// VLAN id, or 0 for none. Not used yet.
-    pub vlan: u16,
+    /// How many of `tags` the frame has.
+    pub tag_count: u16,
     /// Destination MAC address.
     pub destination_mac: [u8; 6],
     /// Source MAC address.
     pub source_mac: [u8; 6],
+    /// VLAN tags, the outermost first, as they stand in the frame: two bytes of TPID, two of TCI.
+    pub tags: [[u8; 4]; TAGS_MAX],
 }
 
 /// A pair of counters.
@@ -262,7 +274,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Session>() == 64);
     assert!(size_of::<Ledger>() == 32);
-    assert!(size_of::<NextHop>() == 20);
+    assert!(size_of::<NextHop>() == 28);
     assert!(size_of::<Counter>() == 16);
 };
 

@@ -4,6 +4,7 @@
 //! source, questions of the API) and carries out what follows from it before it takes the next.
 
 mod actions;
+mod data;
 mod report;
 
 use std::{
@@ -37,9 +38,9 @@ use crate::{
     maps::{Maps, Traffic},
     members::{MemberId, Members, Place, PublicKey},
     netlink::{Netlink, News},
-    next_hops::NextHops,
+    next_hops::{Flow, NextHops},
     program::{Attached, Loaded},
-    sender::Sender,
+    sockets::Sockets,
     status::{Host, SessionDirection, Source, Status, Userspace},
 };
 
@@ -92,7 +93,7 @@ pub enum Request {
     Sessions(oneshot::Sender<Vec<SessionDirection>>),
 }
 
-/// What has passed for a member in sessions that have ended.
+/// What has passed for a member.
 #[derive(Clone, Copy, Debug, Default)]
 struct MemberTraffic {
     sent: Traffic,
@@ -107,14 +108,15 @@ pub struct Engine {
     locals: Locals,
     next_hops: NextHops,
     netlink: Netlink,
-    sender: Sender,
+    sockets: Sockets,
     interface: Interface,
     attached: Vec<Attached>,
     members: Arc<Members>,
     source: SourceState,
     /// What the WireGuard interface last said of the relayed members.
     handshakes: HashMap<MemberId, SystemTime>,
-    ended: HashMap<MemberId, MemberTraffic>,
+    /// What the counters of live sessions don't hold: traffic of ended ones, and what userspace itself forwarded.
+    beside: HashMap<MemberId, MemberTraffic>,
     /// `ENDPOINTS` as it stands in the map.
     endpoints: HashMap<Endpoint, u64>,
     endpoints_version: Option<u64>,
@@ -161,7 +163,7 @@ impl Engine {
         members: Arc<Members>,
         source: SourceState,
     ) -> Result<(Self, RingBuf<MapData>)> {
-        let Loaded { mut maps, events, attached, adopted } = loaded;
+        let Loaded { mut maps, events, sockets, attached, adopted } = loaded;
         let now = clock::now();
         let locals = Locals::assign(&maps.locals(), &config.relay.addresses);
         let left = if adopted { maps.sessions() } else { HashMap::new() };
@@ -185,18 +187,18 @@ impl Engine {
         let endpoints = maps.endpoints();
         let mut engine = Self {
             tracker: Tracker::new(settings, StdRng::from_os_rng()),
-            sender: Sender::open(config.relay.port)?,
             config,
             maps,
             locals,
             next_hops: NextHops::new(in_use),
             netlink,
+            sockets,
             interface,
             attached,
             members: Arc::clone(&members),
             source,
             handshakes: HashMap::new(),
-            ended: HashMap::new(),
+            beside: HashMap::new(),
             endpoints,
             endpoints_version: None,
             counts: Userspace::default(),
@@ -248,6 +250,10 @@ impl Engine {
                         ready.clear_ready();
                     }
                 }
+                received = self.sockets.receive() => match received {
+                    Ok(received) => self.handle_received(received).await,
+                    Err(error) => debug!(%error, "a raw socket"),
+                },
                 Some(first) = news.recv() => {
                     // News comes in bursts: routes are asked for once after all of it.
                     let mut batch = vec![first];
@@ -289,6 +295,7 @@ impl Engine {
                 self.counts.new_source_hints += 1;
                 self.reads.hint(now);
             }
+            event::TOO_BIG => self.program_said(event),
             event::HANDSHAKE => {
                 let Some(message) = event.message() else { return };
                 self.counts.handshake_messages += 1;
@@ -301,8 +308,13 @@ impl Engine {
                 let mut actions = Vec::new();
                 self.tracker.handle(now, &datagram, &mut actions);
                 if actions.iter().any(|action| matches!(action, Action::Expect { .. })) {
-                    // By the time the answer comes, the way back to the initiator is resolved.
-                    self.ensure_route(datagram.remote.ip()).await;
+                    // By the time the answer comes, the ways to both sides are resolved.
+                    self.ensure_route(Flow { local: datagram.local, remote: datagram.remote.ip() }).await;
+                    for action in &actions {
+                        if let Action::Send(Datagram { local, remote, .. }) = action {
+                            self.ensure_route(Flow { local: *local, remote: remote.ip() }).await;
+                        }
+                    }
                 }
                 self.carry_out(actions).await;
             }
@@ -329,7 +341,7 @@ impl Engine {
             }
         }
         if routes {
-            self.refresh_routes().await;
+            self.refresh_routes(&self.next_hops.flows()).await;
         }
         self.write_next_hops();
     }
@@ -359,7 +371,7 @@ impl Engine {
         let mut actions = Vec::new();
         self.tracker.set_members(clock::now(), Arc::clone(&self.members), &mut actions);
         self.carry_out(actions).await;
-        self.ended.retain(|id, _| self.members.member(*id).is_some());
+        self.beside.retain(|id, _| self.members.member(*id).is_some());
         self.handshakes.retain(|id, _| self.members.member(*id).is_some());
         if let Err(error) = self.interface.set_peers(&relayed(&self.members), gone).await {
             warn!("{error:#}: relayed hosts that are new can't register yet; it is tried again");

@@ -10,7 +10,15 @@ use relay_ebpf::{
 use crate::{
     handshake::{Session, Side},
     members::MemberId,
+    next_hops::Flow,
 };
+
+impl Side {
+    /// What the relay sends to this side.
+    pub fn flow(&self) -> Flow {
+        Flow { local: self.local, remote: self.endpoint.ip() }
+    }
+}
 
 /// The relay's addresses and their keys in `LOCALS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,12 +68,12 @@ pub struct Direction {
 }
 
 /// Both directions of a session: first what the initiator sends, then what the responder sends. `next_hop` gives the
-/// table entry for a destination. `None` if the session uses an address that is not the relay's.
+/// table entry for a flow. `None` if the session uses an address that is not the relay's.
 pub fn directions(
     session: &Session,
     locals: &Locals,
     port: u16,
-    next_hop: impl Fn(IpAddr) -> u16,
+    next_hop: impl Fn(Flow) -> u16,
 ) -> Option<[Direction; 2]> {
     let Session { initiator, responder, opened } = session;
     let id = |side: &Side| side.member.map_or(0, |MemberId(id)| id);
@@ -82,7 +90,7 @@ pub fn directions(
                 destination_port_be: to.endpoint.port().to_be_bytes(),
                 ip_delta,
                 udp_delta,
-                next_hop: next_hop(to.endpoint.ip()),
+                next_hop: next_hop(to.flow()),
                 local_in: locals.key(from.local)?,
                 local_out: locals.key(to.local)?,
                 reserved: 0,

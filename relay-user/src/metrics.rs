@@ -230,6 +230,24 @@ impl Scrape {
             None,
             [(NONE, userspace.new_source_hints)],
         )?;
+        families.counters(
+            "slow_path_packets",
+            "Data packets that userspace took up because the XDP program could not forward them, by what became of them.",
+            None,
+            [
+                ([("outcome", "forwarded")], userspace.data_packets),
+                ([("outcome", "no_session")], userspace.data_no_session),
+                ([("outcome", "wrong_source")], userspace.data_wrong_source),
+                ([("outcome", "ttl_exceeded")], userspace.data_ttl_exceeded),
+                ([("outcome", "lost")], userspace.slow_path_lost),
+            ],
+        )?;
+        families.counters(
+            "too_big_messages",
+            "\"Packet too big\": hosts told (sent), and messages that did not answer a relayed packet (ignored).",
+            None,
+            [([("outcome", "sent")], userspace.too_big_sent), ([("outcome", "ignored")], userspace.too_big_ignored)],
+        )?;
         families.counters("sent_messages", "Handshake messages sent.", None, [(NONE, userspace.sent)])?;
         families.counters(
             "send_errors",

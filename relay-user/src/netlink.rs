@@ -1,19 +1,22 @@
 //! The kernel's routes, neighbours and links, by rtnetlink.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
+    link::{
+        InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, VlanProtocol,
+        XdpAttached,
+    },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 
-use crate::next_hops::{Link, Mac, Route};
+use crate::next_hops::{Flow, Link, Mac, Route, Vlan};
 
 /// Something changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,19 +72,22 @@ impl Netlink {
         Ok(links.chain(neighbours.iter().filter_map(|message| neighbour(message, false))).collect())
     }
 
-    /// How the kernel would send to `destination` now; `None` if it would not, or to itself.
-    pub async fn route(&self, destination: IpAddr) -> Option<Route> {
-        let message = match destination {
-            IpAddr::V4(ip) => {
-                RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(ip, 32).build()
-            }
-            IpAddr::V6(ip) => {
-                RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(ip, 128).build()
-            }
+    /// How the kernel would send a flow now; `None` if it would not, or to itself.
+    pub async fn route(&self, flow: Flow) -> Option<Route> {
+        let message = match (flow.local, flow.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .source_prefix(local, 32)
+                .destination_prefix(remote, 32)
+                .build(),
+            (IpAddr::V6(local), IpAddr::V6(remote)) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .source_prefix(local, 128)
+                .destination_prefix(remote, 128)
+                .build(),
+            _ => return None,
         };
         // An error is the kernel's way to say "unreachable".
         let answer = std::pin::pin!(self.handle.route().get(message).execute()).try_next().await.ok()??;
-        route(&answer, destination)
+        route(&answer, flow.remote)
     }
 
     /// Asks the kernel to resolve a neighbour, or to check again one that is stale, as if it had to send to it.
@@ -190,7 +196,30 @@ fn link(message: &LinkMessage) -> Option<Link> {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
     });
-    usable.then_some(Link { mac: mac?, mtu: mtu? })
+    usable.then_some(Link { mac: mac?, mtu: mtu?, vlan: vlan(message) })
+}
+
+/// Which VLAN a link is, and of which other.
+fn vlan(message: &LinkMessage) -> Option<Vlan> {
+    let parent = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(parent) => Some(*parent),
+        _ => None,
+    })?;
+    let info = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Data(InfoData::Vlan(vlan)) => Some(vlan),
+            _ => None,
+        }),
+        _ => None,
+    })?;
+    let id = info.iter().find_map(|info| match info {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })?;
+    let double = info.iter().any(|info| matches!(info, InfoVlan::Protocol(VlanProtocol::Ieee8021Ad)));
+    let tpid: u16 = if double { 0x88a8 } else { 0x8100 };
+    let ([a, b], [c, d]) = (tpid.to_be_bytes(), id.to_be_bytes());
+    Some(Vlan { parent, tag: [a, b, c, d] })
 }
 
 fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<News> {

@@ -1,23 +1,34 @@
 //! Where packets leave: routes, neighbours and links, folded into the `NEXT_HOPS` table. Pure: netlink's news goes in,
 //! table writes come out.
 //!
-//! A destination address has a [`Route`]: an egress interface and the address to resolve there (a gateway, or the
-//! destination itself). All destinations behind one gateway share one *hop*, which is one entry of the table: a gateway
-//! whose MAC address changes costs one map write, whatever the number of sessions. Entry [`UNRESOLVED`] is never
-//! resolved; sessions whose destination has no route point at it.
+//! A [`Flow`], what goes from one of the relay's addresses to a destination, has a [`Route`]: an egress interface and the
+//! address to resolve there (a gateway, or the destination itself). All flows by one gateway share one *hop*, which is one
+//! entry of the table: a gateway whose MAC address changes costs one map write, whatever the number of sessions. Entry
+//! [`UNRESOLVED`] is never resolved; sessions whose flow has no route point at it.
+//!
+//! The source counts, since a relay with two uplinks has a routing rule for each of its addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
-use relay_ebpf::tables::{NEXT_HOPS_MAX, NextHop};
+use relay_ebpf::tables::{NEXT_HOPS_MAX, NextHop, TAGS_MAX};
 
 /// The table entry that leads nowhere.
 pub const UNRESOLVED: u16 = 0;
 
 /// A MAC address.
 pub type Mac = [u8; 6];
+
+/// What is sent from one of the relay's addresses to a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// The relay's address.
+    pub local: IpAddr,
+    /// The destination.
+    pub remote: IpAddr,
+}
 
 /// A link that is up and has a MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +37,20 @@ pub struct Link {
     pub mac: Mac,
     /// The largest IP packet it takes, in bytes.
     pub mtu: u32,
+    /// If it is a VLAN on another link: frames leave there, tagged.
+    pub vlan: Option<Vlan>,
 }
 
-/// How a destination is reached.
+/// A VLAN on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// The index of the link that it is on.
+    pub parent: u32,
+    /// The tag: TPID and TCI as they stand in the frame.
+    pub tag: [u8; 4],
+}
+
+/// How a flow leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The hop that it goes by.
@@ -67,14 +89,20 @@ struct Hop {
 pub struct NextHops {
     links: HashMap<u32, Link>,
     neighbours: HashMap<(u32, IpAddr), Mac>,
-    routes: HashMap<IpAddr, Option<Route>>,
+    routes: HashMap<Flow, Option<Route>>,
     hops: BTreeMap<HopKey, Hop>,
     reserved: HashSet<u16>,
 }
 
 /// An entry that leads nowhere.
-pub const NOWHERE: NextHop =
-    NextHop { ifindex: 0, mtu: 0, vlan: 0, destination_mac: [0; 6], source_mac: [0; 6] };
+pub const NOWHERE: NextHop = NextHop {
+    ifindex: 0,
+    mtu: 0,
+    tag_count: 0,
+    destination_mac: [0; 6],
+    source_mac: [0; 6],
+    tags: [[0; 4]; TAGS_MAX],
+};
 
 impl NextHops {
     /// Nothing is known yet, and `reserved` entries are in use by sessions of an earlier run.
@@ -110,49 +138,62 @@ impl NextHops {
         self.neighbours.clear();
     }
 
-    /// Whether a route to this destination was asked for.
-    pub fn knows(&self, destination: IpAddr) -> bool {
-        self.routes.contains_key(&destination)
+    /// Whether this flow's route was asked for.
+    pub fn knows(&self, flow: Flow) -> bool {
+        self.routes.contains_key(&flow)
     }
 
-    /// All destinations that are known, to ask for their routes again.
-    pub fn destinations(&self) -> Vec<IpAddr> {
+    /// All flows that are known, to ask for their routes again.
+    pub fn flows(&self) -> Vec<Flow> {
         self.routes.keys().copied().collect()
     }
 
-    /// The answer for a destination: `None` if there is no route to it. Returns whether its table entry is another now, so
-    /// that its sessions have to be rewritten.
-    pub fn set_route(&mut self, destination: IpAddr, route: Option<Route>) -> bool {
-        let before = self.id(destination);
+    /// The flows whose path is known to take less than the link: the kernel forgets that after a while, and says nothing.
+    pub fn narrow_flows(&self) -> Vec<Flow> {
+        let narrow = |route: &Option<Route>| route.is_some_and(|route| route.mtu.is_some());
+        self.routes.iter().filter(|(_, route)| narrow(route)).map(|(&flow, _)| flow).collect()
+    }
+
+    /// The answer for a flow: `None` if there is no route for it. Returns whether its table entry is another now, so that
+    /// its sessions have to be rewritten.
+    pub fn set_route(&mut self, flow: Flow, route: Option<Route>) -> bool {
+        let before = self.id(flow);
         if let Some(route) = route
             && !self.hops.contains_key(&route.hop)
         {
             let Some(id) = self.free_id() else {
-                self.routes.insert(destination, None);
+                self.routes.insert(flow, None);
                 return before != UNRESOLVED;
             };
             self.hops.insert(route.hop, Hop { id, written: NOWHERE });
         }
-        self.routes.insert(destination, route);
-        before != self.id(destination)
+        self.routes.insert(flow, route);
+        before != self.id(flow)
     }
 
-    /// The table entry for a destination; [`UNRESOLVED`] if there is none.
-    pub fn id(&self, destination: IpAddr) -> u16 {
-        let route = self.routes.get(&destination).copied().flatten();
-        route.and_then(|route| self.hops.get(&route.hop)).map_or(UNRESOLVED, |hop| hop.id)
+    fn hop(&self, flow: Flow) -> Option<(HopKey, &Hop)> {
+        let route = self.routes.get(&flow).copied().flatten()?;
+        Some((route.hop, self.hops.get(&route.hop)?))
     }
 
-    /// The hop of a destination, if it has one that is not resolved.
-    pub fn unresolved(&self, destination: IpAddr) -> Option<HopKey> {
-        let route = self.routes.get(&destination).copied().flatten()?;
-        let hop = self.hops.get(&route.hop)?;
-        (hop.written.mtu == 0).then_some(route.hop)
+    /// The table entry for a flow; [`UNRESOLVED`] if there is none.
+    pub fn id(&self, flow: Flow) -> u16 {
+        self.hop(flow).map_or(UNRESOLVED, |(_, hop)| hop.id)
     }
 
-    /// Forgets the destinations that are not in use, and the hops that nothing leads to any more.
-    pub fn retain(&mut self, in_use: impl Fn(IpAddr) -> bool) -> Vec<(u16, NextHop)> {
-        self.routes.retain(|&destination, _| in_use(destination));
+    /// The hop of a flow, if it has one that is not resolved.
+    pub fn unresolved(&self, flow: Flow) -> Option<HopKey> {
+        self.hop(flow).and_then(|(key, hop)| (hop.written.mtu == 0).then_some(key))
+    }
+
+    /// The largest packet that a flow's next hop takes, in bytes, if it is resolved.
+    pub fn mtu(&self, flow: Flow) -> Option<u32> {
+        self.hop(flow).map(|(_, hop)| u32::from(hop.written.mtu)).filter(|mtu| *mtu != 0)
+    }
+
+    /// Forgets the flows that are not in use, and the hops that nothing leads to any more.
+    pub fn retain(&mut self, in_use: impl Fn(Flow) -> bool) -> Vec<(u16, NextHop)> {
+        self.routes.retain(|&flow, _| in_use(flow));
         let live: BTreeSet<HopKey> = self.routes.values().flatten().map(|route| route.hop).collect();
         let mut writes = Vec::new();
         self.hops.retain(|key, hop| {
@@ -172,13 +213,17 @@ impl NextHops {
             let link = links.get(&key.ifindex)?;
             let destination_mac = *neighbours.get(&(key.ifindex, key.address))?;
             let mtu = if key.mtu == 0 { link.mtu } else { link.mtu.min(key.mtu) };
-            Some(NextHop {
-                ifindex: key.ifindex,
+            let (ifindex, tags) = tagged(links, key.ifindex)?;
+            let mut next_hop = NextHop {
+                ifindex,
                 mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-                vlan: 0,
+                tag_count: tags.len() as u16,
                 destination_mac,
                 source_mac: link.mac,
-            })
+                ..NOWHERE
+            };
+            next_hop.tags.iter_mut().zip(tags).for_each(|(slot, tag)| *slot = tag);
+            Some(next_hop)
         };
         let mut writes = Vec::new();
         for (key, hop) in &mut self.hops {
@@ -202,14 +247,29 @@ impl NextHops {
     }
 }
 
+/// The link that frames for `ifindex` really leave by, and the VLAN tags that they have there, the outermost first. `None`
+/// if there are more than the program can write, or a link on the way is down.
+fn tagged(links: &HashMap<u32, Link>, mut ifindex: u32) -> Option<(u32, Vec<[u8; 4]>)> {
+    let mut tags = Vec::new();
+    while let Some(vlan) = links.get(&ifindex)?.vlan {
+        if tags.len() == TAGS_MAX {
+            return None;
+        }
+        tags.insert(0, vlan.tag);
+        ifindex = vlan.parent;
+    }
+    Some((ifindex, tags))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
-    const FAR_TOO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 8));
-    const ETH0: Link = Link { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 100));
+    const FAR: Flow = Flow { local: LOCAL, remote: IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7)) };
+    const FAR_TOO: Flow = Flow { local: LOCAL, remote: IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 8)) };
+    const ETH0: Link = Link { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, vlan: None };
 
     fn via_gateway() -> Route {
         Route::new(2, GATEWAY, None)
@@ -224,7 +284,13 @@ mod tests {
         assert_eq!(hops.changes(), []);
         hops.set_neighbour(2, GATEWAY, Some([9; 6]));
         let resolved =
-            NextHop { ifindex: 2, mtu: 1500, vlan: 0, destination_mac: [9; 6], source_mac: ETH0.mac };
+            NextHop {
+            ifindex: 2,
+            mtu: 1500,
+            destination_mac: [9; 6],
+            source_mac: ETH0.mac,
+            ..NOWHERE
+        };
         assert_eq!(hops.changes(), [(1, resolved)]);
         assert_eq!(hops.changes(), [], "once");
         hops.set_neighbour(2, GATEWAY, None);
@@ -252,7 +318,7 @@ mod tests {
         let other = Route::new(3, GATEWAY, None);
         assert!(hops.set_route(FAR, Some(other)));
         assert_eq!(hops.id(FAR), 2);
-        assert_eq!(hops.retain(|d| d == FAR), [(1, NOWHERE)], "the old entry is freed");
+        assert_eq!(hops.retain(|flow| flow == FAR), [(1, NOWHERE)], "the old entry is freed");
         assert!(hops.set_route(FAR, None));
         assert_eq!(hops.id(FAR), UNRESOLVED);
     }
@@ -286,10 +352,40 @@ mod tests {
         let mut hops = NextHops::default();
         for n in 0..NEXT_HOPS_MAX {
             let address = IpAddr::from(n.to_be_bytes());
-            hops.set_route(address, Some(Route::new(2, address, None)));
+            hops.set_route(Flow { local: LOCAL, remote: address }, Some(Route::new(2, address, None)));
         }
-        let last = IpAddr::from((NEXT_HOPS_MAX - 1).to_be_bytes());
+        let last = Flow { local: LOCAL, remote: IpAddr::from((NEXT_HOPS_MAX - 1).to_be_bytes()) };
         assert_eq!(hops.id(last), UNRESOLVED);
         assert_eq!(hops.hops().count(), NEXT_HOPS_MAX as usize - 1);
+    }
+
+    #[test]
+    fn a_vlan_leaves_by_its_parent_with_its_tags() {
+        let mut hops = NextHops::default();
+        let (outer, inner) = ([0x88, 0xa8, 0, 100], [0x81, 0, 0, 200]);
+        hops.set_link(2, Some(ETH0));
+        hops.set_link(3, Some(Link { vlan: Some(Vlan { parent: 2, tag: outer }), ..ETH0 }));
+        hops.set_link(4, Some(Link { vlan: Some(Vlan { parent: 3, tag: inner }), mtu: 1400, ..ETH0 }));
+        hops.set_neighbour(4, GATEWAY, Some([9; 6]));
+        hops.set_route(FAR, Some(Route::new(4, GATEWAY, None)));
+        let [(_, hop)] = hops.changes()[..] else { panic!("one hop") };
+        assert_eq!((hop.ifindex, hop.mtu, hop.tag_count, hop.tags), (2, 1400, 2, [outer, inner]));
+        hops.set_link(3, None);
+        assert_eq!(hops.changes(), [(1, NOWHERE)], "a link on the way is down");
+        hops.set_link(3, Some(Link { vlan: Some(Vlan { parent: 2, tag: outer }), ..ETH0 }));
+        assert_eq!(hops.changes().len(), 1, "and up again");
+        hops.set_link(5, Some(Link { vlan: Some(Vlan { parent: 4, tag: inner }), ..ETH0 }));
+        hops.set_neighbour(5, GATEWAY, Some([9; 6]));
+        hops.set_route(FAR, Some(Route::new(5, GATEWAY, None)));
+        assert_eq!(hops.changes(), [], "three tags are more than the program writes");
+    }
+
+    #[test]
+    fn each_of_the_relays_addresses_has_its_own_way() {
+        let mut hops = NextHops::default();
+        let other_uplink = Flow { local: IpAddr::from([198, 51, 100, 1]), ..FAR };
+        hops.set_route(FAR, Some(via_gateway()));
+        hops.set_route(other_uplink, Some(Route::new(3, GATEWAY, None)));
+        assert_ne!(hops.id(FAR), hops.id(other_uplink));
     }
 }

@@ -34,6 +34,7 @@ use crate::{
     maps::Maps,
     netlink::Netlink,
     object::object,
+    sockets::Sockets,
 };
 
 /// The name of the program in the object.
@@ -56,6 +57,8 @@ pub struct Loaded {
     pub maps: Maps,
     /// What the program sends up.
     pub events: RingBuf<MapData>,
+    /// The raw sockets, with their filters.
+    pub sockets: Sockets,
     /// Where it is attached.
     pub attached: Vec<Attached>,
     /// Whether maps of an earlier run were taken over.
@@ -214,7 +217,7 @@ fn expected_shape(name: &str, config: &Config) -> (u32, u32, Option<u32>) {
         t::LOCALS => (4, size(size_of::<t::Address>()), Some(t::LOCALS_MAX)),
         t::COUNTERS => (4, size(size_of::<t::Counter>()), Some(COUNTERS_LEN)),
         t::EVENTS => (0, 0, Some(t::EVENTS_BYTES)),
-        t::HINTS => (4, 8, Some(1)),
+        t::HINTS => (4, 8, Some(t::HINTS_LEN)),
         _ => unreachable!("every pinned map is listed"),
     }
 }
@@ -244,7 +247,8 @@ async fn load_and_attach(config: &Config, netlink: &Netlink, dir: &Path, adopted
         attached.push(attach(program, interface, config.relay.xdp_mode, dir, netlink).await?);
     }
     let events = ebpf.take_map(tables::EVENTS).context("the BPF object has no map EVENTS")?.try_into()?;
-    Ok(Loaded { maps: Maps::take(&mut ebpf)?, events, attached, adopted })
+    let sockets = Sockets::open(config.relay.port, &mut ebpf)?;
+    Ok(Loaded { maps: Maps::take(&mut ebpf)?, events, sockets, attached, adopted })
 }
 
 fn explain_load(error: ProgramError) -> anyhow::Error {

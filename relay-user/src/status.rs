@@ -91,7 +91,19 @@ pub struct Userspace {
     pub new_source_hints: u64,
     /// Data packets that userspace forwarded.
     pub data_packets: u64,
-    /// Messages sent.
+    /// Data packets that came to userspace without a session.
+    pub data_no_session: u64,
+    /// Data packets that came to userspace from or to other addresses than their session's.
+    pub data_wrong_source: u64,
+    /// Data packets that came to userspace with a TTL or hop limit of 1 or 0.
+    pub data_ttl_exceeded: u64,
+    /// Data packets for userspace that the kernel dropped because they came faster than they were read.
+    pub slow_path_lost: u64,
+    /// Hosts told that a packet of theirs was too big.
+    pub too_big_sent: u64,
+    /// "Packet too big" messages that did not answer a relayed packet.
+    pub too_big_ignored: u64,
+    /// Handshake messages sent.
     pub sent: u64,
     /// Messages that could not be sent.
     pub send_errors: u64,

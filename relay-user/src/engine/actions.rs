@@ -1,6 +1,6 @@
 //! Carrying out what the tracker wants, and keeping the tables in step with the kernel's routes.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::collections::HashSet;
 
 use tracing::{debug, warn};
 
@@ -9,7 +9,7 @@ use crate::{
     clock,
     forwarding::{Direction, directions},
     handshake::{Action, Session},
-    next_hops::UNRESOLVED,
+    next_hops::{Flow, UNRESOLVED},
 };
 
 impl Engine {
@@ -18,7 +18,6 @@ impl Engine {
         for action in actions {
             match action {
                 Action::Expect { index, responder } => {
-                    self.ensure_route(responder.ip()).await;
                     let written = self.maps.expect(index, responder.into());
                     self.check(written, "remember a handshake");
                 }
@@ -27,19 +26,19 @@ impl Engine {
                     self.check(written, "forget a handshake");
                 }
                 Action::Open(session) => {
-                    self.ensure_route(session.initiator.endpoint.ip()).await;
-                    self.ensure_route(session.responder.endpoint.ip()).await;
+                    self.ensure_route(session.initiator.flow()).await;
+                    self.ensure_route(session.responder.flow()).await;
                     self.write_next_hops();
                     self.write(&session);
                 }
                 Action::Move { to, .. } => {
-                    self.ensure_route(to.initiator.endpoint.ip()).await;
-                    self.ensure_route(to.responder.endpoint.ip()).await;
+                    self.ensure_route(to.initiator.flow()).await;
+                    self.ensure_route(to.responder.flow()).await;
                     self.write_next_hops();
                     self.write(&to);
                 }
                 Action::Close(session) => self.close(&session),
-                Action::Send(datagram) => match self.sender.send(&datagram) {
+                Action::Send(datagram) => match self.sockets.send(&datagram) {
                     Ok(()) => self.counts.sent += 1,
                     Err(error) => {
                         self.counts.send_errors += 1;
@@ -54,9 +53,7 @@ impl Engine {
     }
 
     fn directions(&self, session: &Session) -> Option<[Direction; 2]> {
-        directions(session, &self.locals, self.config.relay.port, |destination| {
-            self.next_hops.id(destination)
-        })
+        directions(session, &self.locals, self.config.relay.port, |flow| self.next_hops.id(flow))
     }
 
     fn write(&mut self, session: &Session) {
@@ -77,10 +74,10 @@ impl Engine {
             match self.maps.remove_session(to.index) {
                 Ok(traffic) => {
                     if let Some(id) = from.member {
-                        self.ended.entry(id).or_default().sent += traffic;
+                        self.beside.entry(id).or_default().sent += traffic;
                     }
                     if let Some(id) = to.member {
-                        self.ended.entry(id).or_default().received += traffic;
+                        self.beside.entry(id).or_default().received += traffic;
                     }
                 }
                 failed => self.check(failed, "remove a session"),
@@ -88,25 +85,25 @@ impl Engine {
         }
     }
 
-    /// Makes sure that the way to a destination is known, or being resolved.
-    pub(super) async fn ensure_route(&mut self, destination: IpAddr) {
-        if !self.next_hops.knows(destination) {
-            let route = self.netlink.route(destination).await;
-            self.next_hops.set_route(destination, route);
+    /// Makes sure that the way of a flow is known, or being resolved.
+    pub(super) async fn ensure_route(&mut self, flow: Flow) {
+        if !self.next_hops.knows(flow) {
+            let route = self.netlink.route(flow).await;
+            self.next_hops.set_route(flow, route);
             self.write_next_hops();
         }
-        if let Some(hop) = self.next_hops.unresolved(destination) {
+        if let Some(hop) = self.next_hops.unresolved(flow) {
             self.netlink.resolve(hop.ifindex, hop.address).await;
         }
     }
 
-    /// Asks for all routes again, after a change, and rewrites the sessions whose next hop is another now.
-    pub(super) async fn refresh_routes(&mut self) {
+    /// Asks for the routes of these flows again, and rewrites the sessions whose next hop is another now.
+    pub(super) async fn refresh_routes(&mut self, flows: &[Flow]) {
         let mut moved = HashSet::new();
-        for destination in self.next_hops.destinations() {
-            let route = self.netlink.route(destination).await;
-            if self.next_hops.set_route(destination, route) {
-                moved.insert(destination);
+        for &flow in flows {
+            let route = self.netlink.route(flow).await;
+            if self.next_hops.set_route(flow, route) {
+                moved.insert(flow);
             }
         }
         self.write_next_hops();
@@ -116,9 +113,7 @@ impl Engine {
         let affected: Vec<Session> = self
             .tracker
             .sessions()
-            .filter(|s| {
-                moved.contains(&s.initiator.endpoint.ip()) || moved.contains(&s.responder.endpoint.ip())
-            })
+            .filter(|s| moved.contains(&s.initiator.flow()) || moved.contains(&s.responder.flow()))
             .copied()
             .collect();
         for session in affected {
@@ -186,12 +181,11 @@ impl Engine {
         if !thorough {
             return;
         }
-        let mut in_use: HashSet<IpAddr> =
-            self.tracker.endpoints().map(|(endpoint, _)| endpoint.ip()).collect();
-        for session in self.tracker.sessions() {
-            in_use.extend([session.initiator.endpoint.ip(), session.responder.endpoint.ip()]);
-        }
-        for (id, next_hop) in self.next_hops.retain(|destination| in_use.contains(&destination)) {
+        // The kernel forgets what it has learned of a path after a while, without a word.
+        self.refresh_routes(&self.next_hops.narrow_flows()).await;
+        let in_use: HashSet<Flow> =
+            self.tracker.sessions().flat_map(|s| [s.initiator.flow(), s.responder.flow()]).collect();
+        for (id, next_hop) in self.next_hops.retain(|flow| in_use.contains(&flow)) {
             let written = self.maps.write_next_hop(id, next_hop);
             self.check(written, "free a next hop");
         }

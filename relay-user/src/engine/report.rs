@@ -11,7 +11,8 @@ use super::{Engine, MemberTraffic, source};
 use crate::{
     clock,
     members::{MemberId, Place},
-    status::{Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Status, XdpInterface},
+    status::{Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Status, Userspace,
+        XdpInterface},
 };
 
 impl Engine {
@@ -71,7 +72,7 @@ impl Engine {
                     bytes: count.bytes,
                 })
                 .collect(),
-            userspace: self.counts,
+            userspace: Userspace { slow_path_lost: self.sockets.overruns(), ..self.counts },
             maps: vec![
                 map(tables::SESSIONS, 2 * sessions, limits.sessions),
                 map(tables::PENDING, self.tracker.pending_len(), limits.pending),
@@ -108,9 +109,9 @@ impl Engine {
             .iter()
             .map(|(id, member)| {
                 let (sessions, mut total) = live.get(&id).copied().unwrap_or_default();
-                if let Some(ended) = self.ended.get(&id) {
-                    total.sent += ended.sent;
-                    total.received += ended.received;
+                if let Some(beside) = self.beside.get(&id) {
+                    total.sent += beside.sent;
+                    total.received += beside.received;
                 }
                 Host {
                     name: member.name.clone(),
