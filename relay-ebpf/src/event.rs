@@ -50,3 +50,35 @@ impl Event {
 }
 
 const _: () = assert!(size_of::<Event>() == 200);
+
+#[cfg(test)]
+mod tests {
+    use core::mem::offset_of;
+
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_where_the_first_version_put_them() {
+        assert_eq!(
+            (offset_of!(Event, source), offset_of!(Event, local), offset_of!(Event, kind)),
+            (0, 24, 40)
+        );
+        assert_eq!(
+            (offset_of!(Event, ifindex), offset_of!(Event, message_len), offset_of!(Event, ttl)),
+            (44, 48, 50)
+        );
+        assert_eq!(offset_of!(Event, message), 52);
+    }
+
+    #[test]
+    fn a_message_is_as_long_as_it_says() {
+        let mut event = Event { kind: HANDSHAKE, message_len: 92, ..Event::new_zeroed() };
+        assert_eq!(event.message().map(<[u8]>::len), Some(92));
+        event.message_len = 149;
+        assert_eq!(event.message(), None, "longer than there is room");
+        let hint = Event { kind: NEW_SOURCE, message_len: 0, ..Event::new_zeroed() };
+        assert_eq!(hint.message(), None);
+    }
+}

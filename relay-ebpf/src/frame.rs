@@ -46,10 +46,12 @@ impl<'a> Frame<'a> {
 
 /// An Ethernet header (IEEE 802.3).
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
-#[repr(C)]
+#[repr(C, packed)]
 pub struct Ethernet {
-    pub destination: [u8; 6],
-    pub source: [u8; 6],
+    /// Destination address, then source address, 12 octets as two words in memory order: LLVM
+    /// copies an array of six in a loop, byte by byte.
+    pub addresses_head_ne: u64,
+    pub addresses_tail_ne: u32,
     pub ethertype_be: [u8; 2],
 }
 

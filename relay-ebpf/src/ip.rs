@@ -33,7 +33,7 @@ pub trait Ip: Overlay {
 
 /// An IPv4 header (RFC 791).
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
-#[repr(C)]
+#[repr(C, packed)]
 pub struct Ipv4 {
     version_ihl: u8,
     tos: u8,
@@ -42,9 +42,10 @@ pub struct Ipv4 {
     fragment_be: [u8; 2],
     ttl: u8,
     protocol: u8,
-    checksum_ne: [u8; 2],
-    source: [u8; 4],
-    destination: [u8; 4],
+    checksum_ne: u16,
+    /// As they are in memory.
+    source_ne: u32,
+    destination_ne: u32,
 }
 
 impl Ipv4 {
@@ -87,12 +88,12 @@ impl Ip for Ipv4 {
 
     #[inline(always)]
     fn source(&self) -> Address {
-        Address::from_ipv4_ne(u32::from_ne_bytes(self.source))
+        Address::from_ipv4_ne(self.source_ne)
     }
 
     #[inline(always)]
     fn destination(&self) -> Address {
-        Address::from_ipv4_ne(u32::from_ne_bytes(self.destination))
+        Address::from_ipv4_ne(self.destination_ne)
     }
 
     #[inline(always)]
@@ -113,24 +114,23 @@ impl Ip for Ipv4 {
     #[inline(always)]
     fn rewrite(&mut self, session: &Session, local: Address) {
         self.ttl -= 1;
-        self.checksum_ne =
-            checksum::apply(u16::from_ne_bytes(self.checksum_ne), session.ip_delta).to_ne_bytes();
-        self.source = local.ipv4_ne().to_ne_bytes();
-        self.destination = session.destination.ipv4_ne().to_ne_bytes();
+        self.checksum_ne = checksum::apply(self.checksum_ne, session.ip_delta);
+        self.source_ne = local.ipv4_ne();
+        self.destination_ne = session.destination.ipv4_ne();
     }
 }
 
 /// An IPv6 header (RFC 8200).
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
-#[repr(C)]
+#[repr(C, packed)]
 pub struct Ipv6 {
     version: u8,
     class_flow: [u8; 3],
     payload_len_be: [u8; 2],
     next_header: u8,
     hop_limit: u8,
-    source: [u8; 16],
-    destination: [u8; 16],
+    source: Address,
+    destination: Address,
 }
 
 impl Ipv6 {
@@ -167,12 +167,12 @@ impl Ip for Ipv6 {
 
     #[inline(always)]
     fn source(&self) -> Address {
-        Address::from_octets(self.source)
+        self.source
     }
 
     #[inline(always)]
     fn destination(&self) -> Address {
-        Address::from_octets(self.destination)
+        self.destination
     }
 
     #[inline(always)]
@@ -193,7 +193,9 @@ impl Ip for Ipv6 {
     #[inline(always)]
     fn rewrite(&mut self, session: &Session, local: Address) {
         self.hop_limit -= 1;
-        self.source = local.octets();
-        self.destination = session.destination.octets();
+        // By words: LLVM makes a loop over bytes of a copy from map to packet.
+        let [head, tail] = session.destination.0;
+        self.source = local;
+        self.destination = Address([head, tail]);
     }
 }

@@ -12,8 +12,9 @@ use crate::{frame::MessageFrame, ip::Ip};
 /// The source port becomes the destination port as received: both are the relay port.
 #[inline(always)]
 pub fn rewrite<I: Ip>(packet: &mut MessageFrame<I>, session: &Session, next_hop: &NextHop, local: Address) {
-    packet.ethernet.destination = next_hop.destination_mac;
-    packet.ethernet.source = next_hop.source_mac;
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (next_hop.destination_mac, next_hop.source_mac);
+    packet.ethernet.addresses_head_ne = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    packet.ethernet.addresses_tail_ne = u32::from_ne_bytes([i, j, k, l]);
     packet.ip.rewrite(session, local);
     packet.udp.source_port_be = packet.udp.destination_port_be;
     packet.udp.destination_port_be = session.destination_port_be;

@@ -73,9 +73,10 @@ pub const HINT_TOO_BIG: u32 = 1;
 /// At most one too-big event a CPU in this time, in ns.
 pub const TOO_BIG_INTERVAL_NS: u64 = 10_000_000;
 
-/// What the loader tells the program (a global, constant once loaded).
+/// What the loader tells the program (a global, constant once loaded). Aligned so that the program, which reads it as
+/// volatile, does so in one load and not byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Config {
     /// The relay port (the listen port of the relay's WireGuard interface), network byte order.
     pub port_be: [u8; 2],
@@ -295,4 +296,71 @@ mod pod {
     unsafe impl aya::Pod for Counter {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Config {}
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use core::mem::offset_of;
+    use std::string::ToString as _;
+
+    use super::*;
+
+    /// Pinned maps outlive the program: a field that moves needs a new [`crate::ABI_VERSION`].
+    #[test]
+    fn fields_are_where_the_first_version_put_them() {
+        assert_eq!(crate::ABI_VERSION, 1);
+        assert_eq!((offset_of!(Endpoint, address), offset_of!(Endpoint, port)), (0, 16));
+        assert_eq!((offset_of!(Session, source), offset_of!(Session, destination)), (0, 16));
+        assert_eq!((offset_of!(Session, packets), offset_of!(Session, bytes)), (32, 40));
+        assert_eq!((offset_of!(Session, source_port_be), offset_of!(Session, destination_port_be)), (48, 50));
+        assert_eq!((offset_of!(Session, ip_delta), offset_of!(Session, udp_delta)), (52, 54));
+        assert_eq!(offset_of!(Session, next_hop), 56);
+        assert_eq!((offset_of!(Session, local_in), offset_of!(Session, local_out)), (58, 59));
+        assert_eq!((offset_of!(Ledger, initiator), offset_of!(Ledger, responder)), (0, 8));
+        assert_eq!(
+            (offset_of!(Ledger, opened_ns), offset_of!(Ledger, twin), offset_of!(Ledger, to_responder)),
+            (16, 24, 28)
+        );
+        assert_eq!(
+            (offset_of!(NextHop, ifindex), offset_of!(NextHop, mtu), offset_of!(NextHop, vlan)),
+            (0, 4, 6)
+        );
+        assert_eq!((offset_of!(NextHop, destination_mac), offset_of!(NextHop, source_mac)), (8, 14));
+        assert_eq!((offset_of!(Counter, packets), offset_of!(Counter, bytes)), (0, 8));
+        assert_eq!(offset_of!(Config, port_be), 0);
+    }
+
+    #[test]
+    fn the_kernel_takes_the_names_whole() {
+        for name in ALL.into_iter().chain([CONFIG]) {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_its_octets_and_knows_its_family() {
+        for (text, ipv4) in
+            [("192.0.2.1", true), ("0.0.0.0", true), ("2001:db8::1", false), ("::", false), ("::1", false)]
+        {
+            let ip: IpAddr = text.parse().unwrap();
+            let address = Address::from(ip);
+            assert_eq!(IpAddr::from(address), ip);
+            assert_eq!(Address::from_octets(address.octets()), address);
+            assert_eq!(address.is_ipv4(), ipv4, "{text}");
+            if let IpAddr::V4(v4) = ip {
+                assert_eq!(address.ipv4_ne().to_ne_bytes(), v4.octets());
+                assert_eq!(Address::from_ipv4_ne(address.ipv4_ne()), address);
+            }
+        }
+        assert_eq!(Address::from(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), Address::UNSPECIFIED);
+    }
+
+    #[test]
+    fn an_endpoint_is_a_socket_address() {
+        for text in ["192.0.2.1:51820", "[2001:db8::1]:1", "[::]:65535"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from(Endpoint::from(address)).to_string(), text);
+        }
+    }
 }

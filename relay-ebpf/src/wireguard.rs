@@ -74,7 +74,9 @@ mod tests {
         assert_eq!(Kind::classify(3, 64), Some(Kind::CookieReply));
         assert_eq!(Kind::classify(4, 32), Some(Kind::TransportData));
         assert_eq!(Kind::classify(4, 65_507), Some(Kind::TransportData));
-        for (word, len) in [(0, 148), (1, 147), (1, 149), (2, 91), (3, 65), (4, 31), (5, 64), (0x0100_0004, 64)] {
+        for (word, len) in
+            [(0, 148), (1, 147), (1, 149), (2, 91), (3, 65), (4, 31), (5, 64), (0x0100_0004, 64)]
+        {
             assert_eq!(Kind::classify(word, len), None, "type word {word:#x}, {len} bytes");
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     members::{Members, PublicKey},
 };
 
-/// An editor writes a file in several steps; it is read once nothing has happened for this long.
+/// An editor writes a file in several steps; it is read this long after something has happened.
 const SETTLED: Duration = Duration::from_millis(100);
 
 /// The file and what was last taken over from it.
@@ -68,9 +68,11 @@ impl File {
             Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
             _ => PathBuf::from("."),
         };
-        let mut watcher = notify::recommended_watcher(move |_| {
-            // One waiting notice stands for any number of events.
-            let _ = changed.try_send(());
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // One waiting notice stands for any number of events. Our own reading is an access.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                let _ = changed.try_send(());
+            }
         })
         .context("watch the configuration file")?;
         watcher
@@ -85,7 +87,9 @@ impl File {
                 () = stop.cancelled() => return Ok(()),
                 _ = hangup.recv() => {}
                 Some(()) = changes.recv() => {
-                    while let Ok(Some(())) = tokio::time::timeout(SETTLED, changes.recv()).await {}
+                    // Not until nothing happens any more: where others keep writing that is never.
+                    tokio::time::sleep(SETTLED).await;
+                    let _ = changes.try_recv();
                 }
             }
             self.reload(&mut text, &engine).await;

@@ -41,7 +41,10 @@ pub struct Peer {
 pub struct Interface {
     name: InterfaceName,
     backend: Backend,
+    /// wgrelay removes it at the end.
     owned: bool,
+    /// This process has made it.
+    created: bool,
     public_key: PublicKey,
 }
 
@@ -96,7 +99,7 @@ impl Interface {
                 relay.port
             );
         }
-        Ok(Self { name, backend, owned: relay.create, public_key })
+        Ok(Self { name, backend, owned: relay.create, created: false, public_key })
     }
 
     async fn create(relay: &Relay, name: InterfaceName, netlink: &Netlink) -> Result<Self> {
@@ -104,7 +107,7 @@ impl Interface {
         let key = if file.exists() { read_key(file)? } else { generate_key(file)? };
         check_port(relay.port)?;
         let backend = start_backend(&relay.interface, name).await?;
-        let this = Self { name, backend, owned: true, public_key: PublicKey(key.get_public().0) };
+        let this = Self { name, backend, owned: true, created: true, public_key: PublicKey(key.get_public().0) };
         let result = this.set_up(relay, key, netlink).await;
         if result.is_err() {
             this.remove(netlink).await;
@@ -167,6 +170,13 @@ impl Interface {
     async fn apply(&self, update: DeviceUpdate) -> Result<()> {
         let (name, backend) = (self.name, self.backend);
         call("configure", move || update.apply(&name, backend)).await
+    }
+
+    /// Takes back what [`Self::open`] has done: an interface that was there before stays, with the hosts registered at it.
+    pub async fn undo(&self, netlink: &Netlink) {
+        if self.created {
+            self.remove(netlink).await;
+        }
     }
 
     /// Removes the interface if it is wgrelay's own.

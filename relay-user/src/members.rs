@@ -257,3 +257,182 @@ pub fn unusable(endpoint: SocketAddr) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(first: u8, last: u8) -> PublicKey {
+        let mut bytes = [first; 32];
+        bytes[31] = last;
+        PublicKey(bytes)
+    }
+
+    fn member(name: &str, key: PublicKey, networks: &[&str], place: Place) -> Member {
+        let networks = networks.iter().map(|&network| network.to_owned()).collect();
+        Member { name: name.to_owned(), public_key: key, networks, place }
+    }
+
+    fn relayed(name: &str, first: u8) -> Member {
+        member(name, key(first, 0), &["net"], Place::Relayed)
+    }
+
+    fn fixed(name: &str, first: u8, endpoints: &[&str]) -> Member {
+        let endpoints = endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect();
+        member(name, key(first, 0), &["net"], Place::Static(endpoints))
+    }
+
+    fn relay(name: &str, endpoints: &[&str]) -> OtherRelay {
+        let endpoints = endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect();
+        OtherRelay { name: name.to_owned(), endpoints }
+    }
+
+    fn build(
+        relays: impl IntoIterator<Item = OtherRelay>,
+        members: impl IntoIterator<Item = Member>,
+    ) -> Result<Members, MembersError> {
+        Members::new(key(99, 99), Policy::Members, relays, members)
+    }
+
+    #[test]
+    fn a_key_is_read_from_base64_and_shown_as_such() {
+        let text = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+        let key = PublicKey::from_base64(text).unwrap();
+        assert_eq!(key.0, std::array::from_fn(|n| n as u8 + 1));
+        assert_eq!((key.to_string().as_str(), format!("{key:?}").as_str()), (text, text));
+        assert_eq!(key.id(), MemberId(0x0807_0605_0403_0201), "the first eight bytes, little-endian");
+        for bad in ["", "AQID", &text[..43], &format!("{text}A"), &text.replace('A', "*")] {
+            assert_eq!(PublicKey::from_base64(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn members_and_relays_are_found_by_their_names_for_each_other() {
+        let by = member("b", key(2, 0), &["net"], Place::RelayedBy("r".into()));
+        let all = build([relay("r", &["192.0.2.7:1"])], [relayed("a", 1), by.clone()]).unwrap();
+        assert_eq!(all.member(key(2, 0).id()), Some(&by));
+        assert_eq!(all.member(key(3, 0).id()), None);
+        assert_eq!(all.iter().map(|(id, _)| id).collect::<Vec<_>>(), [key(1, 0).id(), key(2, 0).id()]);
+        assert_eq!(all.relay("r"), Some(&relay("r", &["192.0.2.7:1"])));
+        assert_eq!((all.relays().len(), all.relay("x"), all.policy()), (1, None, Policy::Members));
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused_with_the_reason() {
+        use MembersError::*;
+        let s = str::to_owned;
+        let at = |endpoint: &str| endpoint.parse::<SocketAddr>().unwrap();
+        let nowhere = member("a", key(1, 0), &[], Place::Relayed);
+        let lost = member("a", key(1, 0), &["net"], Place::RelayedBy("x".into()));
+        let own = member("a", key(99, 99), &["net"], Place::Relayed);
+        let cases = [
+            (vec![], vec![relayed("a", 1), relayed("a", 2)], DuplicateName(s("a"))),
+            (vec![], vec![relayed("a", 1), relayed("b", 1)], DuplicateKey(s("a"), s("b"))),
+            (
+                vec![],
+                vec![relayed("a", 1), member("b", key(1, 7), &["net"], Place::Relayed)],
+                IdCollision(s("a"), s("b")),
+            ),
+            (vec![], vec![relayed("a", 0)], ZeroId(s("a"))),
+            (vec![], vec![own], IsRelay(s("a"))),
+            (vec![], vec![nowhere], NoNetwork(s("a"))),
+            (vec![], vec![lost], UnknownRelay(s("a"), s("x"))),
+            (
+                vec![relay("r", &["192.0.2.7:1"]), relay("r", &["192.0.2.8:1"])],
+                vec![],
+                DuplicateRelay(s("r")),
+            ),
+            (vec![], vec![fixed("a", 1, &["198.51.100.1:1", "198.51.100.2:1"])], TwoEndpoints(s("a"))),
+            (vec![relay("r", &["[2001:db8::1]:1", "[2001:db8::2]:1"])], vec![], TwoEndpoints(s("r"))),
+            (
+                vec![],
+                vec![fixed("a", 1, &["198.51.100.1:1"]), fixed("b", 2, &["198.51.100.1:1"])],
+                DuplicateEndpoint(s("a"), s("b"), at("198.51.100.1:1")),
+            ),
+            (
+                vec![relay("r", &["198.51.100.1:1"])],
+                vec![fixed("b", 2, &["198.51.100.1:1"])],
+                DuplicateEndpoint(s("r"), s("b"), at("198.51.100.1:1")),
+            ),
+            (
+                vec![],
+                vec![fixed("a", 1, &["198.51.100.1:0"])],
+                BadEndpoint(s("a"), at("198.51.100.1:0"), "port 0 can't be sent to"),
+            ),
+        ];
+        for (relays, members, error) in cases {
+            assert_eq!(build(relays, members), Err(error));
+        }
+    }
+
+    #[test]
+    fn one_address_of_each_family_is_fine_and_so_is_none() {
+        let both = fixed("a", 1, &["198.51.100.1:1", "[2001:db8::1]:1"]);
+        assert!(build([], [both, fixed("b", 2, &[]), fixed("c", 3, &["198.51.100.1:2"])]).is_ok());
+    }
+
+    #[test]
+    fn two_may_talk_if_they_share_a_network_and_one_is_relayed_here() {
+        let id = |first| key(first, 0).id();
+        let all = build(
+            [relay("r", &["192.0.2.7:1"])],
+            [
+                relayed("a", 1),
+                member("b", key(2, 0), &["net", "other"], Place::Relayed),
+                member("c", key(3, 0), &["other"], Place::Relayed),
+                fixed("p", 4, &["198.51.100.1:1"]),
+                member("q", key(5, 0), &["net", "other"], Place::RelayedBy("r".into())),
+            ],
+        )
+        .unwrap();
+        let pairs: Vec<_> = (1..=5)
+            .flat_map(|a| (1..=5).map(move |b| (a, b)))
+            .filter(|&(a, b)| all.may_talk(id(a), id(b)))
+            .filter(|(a, b)| a < b)
+            .collect();
+        assert_eq!(pairs, [(1, 2), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5), (3, 5)]);
+        for a in 1..=5 {
+            assert!(!all.may_talk(id(a), id(a)), "nobody talks to itself");
+            assert!(!all.may_talk(id(a), id(9)) && !all.may_talk(id(9), id(a)), "nobody talks to strangers");
+            for b in 1..=5 {
+                assert_eq!(all.may_talk(id(a), id(b)), all.may_talk(id(b), id(a)));
+            }
+        }
+    }
+
+    #[test]
+    fn only_ordinary_unicast_endpoints_are_usable() {
+        let bad = [
+            "198.51.100.1:0",
+            "127.0.0.1:1",
+            "127.255.0.1:1",
+            "0.0.0.0:1",
+            "0.1.2.3:1",
+            "224.0.0.1:1",
+            "239.255.255.255:1",
+            "240.0.0.1:1",
+            "255.255.255.255:1",
+            "169.254.1.1:1",
+            "[::]:1",
+            "[::1]:1",
+            "[ff02::1]:1",
+            "[fe80::1]:1",
+            "[::ffff:127.0.0.1]:1",
+            "[::ffff:224.0.0.1]:1",
+        ];
+        for endpoint in bad {
+            assert!(unusable(endpoint.parse().unwrap()).is_some(), "{endpoint}");
+        }
+        let good = [
+            "198.51.100.1:1",
+            "10.0.0.1:65535",
+            "100.64.0.1:1",
+            "223.255.255.255:1",
+            "[2001:db8::1]:1",
+            "[fd00::1]:1",
+        ];
+        for endpoint in good {
+            assert_eq!(unusable(endpoint.parse().unwrap()), None, "{endpoint}");
+        }
+    }
+}

@@ -7,10 +7,11 @@ use caps::{CapSet, Capability};
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
 /// What wgrelay needs, and for what.
-const CAPABILITIES: [(Capability, &str); 3] = [
+const CAPABILITIES: [(Capability, &str); 4] = [
     (Capability::CAP_NET_ADMIN, "to attach XDP and to manage the WireGuard interface"),
     (Capability::CAP_NET_RAW, "to send handshake messages from the relay port"),
     (Capability::CAP_BPF, "to load BPF maps and programs"),
+    (Capability::CAP_PERFMON, "to load a BPF program that compares packet pointers"),
 ];
 
 /// Checks the kernel and the capabilities of this process.
@@ -19,8 +20,9 @@ pub fn check() -> Result<()> {
     check_kernel(&release.release().to_string_lossy())?;
     let held = caps::read(None, CapSet::Effective).context("read this process's capabilities")?;
     for (capability, why) in CAPABILITIES {
-        // Before Linux 5.8, and still, CAP_SYS_ADMIN includes CAP_BPF.
-        let covered = capability == Capability::CAP_BPF && held.contains(&Capability::CAP_SYS_ADMIN);
+        // CAP_SYS_ADMIN includes what was split off from it in Linux 5.8.
+        let split = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+        let covered = split && held.contains(&Capability::CAP_SYS_ADMIN);
         if !held.contains(&capability) && !covered {
             bail!("{capability} is missing ({why}): run wgrelay as root, or give it the capability");
         }

@@ -52,7 +52,10 @@ async fn with_socket(
     let interface = Interface::open(&config.relay, &netlink).await?;
     let listeners = Listeners { api, metrics };
     let result = with_interface(path, config, &interface, &netlink, subscription, listeners, shutdown).await;
-    interface.remove(&netlink).await;
+    match &result {
+        Ok(()) => interface.remove(&netlink).await,
+        Err(_) => interface.undo(&netlink).await,
+    }
     result
 }
 

@@ -6,8 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{Once, RwLock, RwLockReadGuard},
     time::Duration,
@@ -138,7 +137,10 @@ fn signal_all(namespaces: &[String], signal: Signal) -> bool {
 pub fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        existing().into_iter().filter(|lab| !Path::new(&format!("/proc/{}", lab.process)).exists()).for_each(remove);
+        existing()
+            .into_iter()
+            .filter(|lab| !Path::new(&format!("/proc/{}", lab.process)).exists())
+            .for_each(remove);
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).expect("handle signals");
         std::thread::spawn(move || {
             let Some(signal) = signals.forever().next() else { return };

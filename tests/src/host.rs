@@ -173,7 +173,8 @@ impl Host {
     /// How long ago the last handshake with a peer was completed, or `None` if never.
     pub fn last_handshake(&self, key: &str) -> Option<Duration> {
         let text = run(self.namespace.command("wg").args(["show", &self.interface, "latest-handshakes"]));
-        let (_, seconds) = text.lines().filter_map(|line| line.split_once('\t')).find(|(peer, _)| *peer == key)?;
+        let (_, seconds) =
+            text.lines().filter_map(|line| line.split_once('\t')).find(|(peer, _)| *peer == key)?;
         let seconds: u64 = seconds.parse().expect("wg shows seconds");
         (seconds != 0).then(|| unix_time().saturating_sub(Duration::from_secs(seconds)))
     }

@@ -5,9 +5,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use aya::Ebpf;
+
 use crate::{
     command::run,
     lab::{Lab, Namespace},
+    xdp_pass,
 };
 
 /// Numbers of public nodes that may be routers.
@@ -21,10 +24,13 @@ pub fn public(number: u8) -> (Ipv4Addr, Ipv6Addr) {
 /// What `ip` is to do on a public node, besides bringing the device up.
 fn public_setup(device: &str, number: u8) -> Vec<String> {
     let (v4, v6) = public(number);
-    let addresses =
-        [format!("address replace {v4}/24 dev {device}"), format!("address replace {v6}/64 dev {device} nodad")];
+    let addresses = [
+        format!("address replace {v4}/24 dev {device}"),
+        format!("address replace {v6}/64 dev {device} nodad"),
+    ];
     let routers = ROUTERS.filter(|&router| router != number);
-    let routes = routers.map(|router| format!("-6 route replace 2001:db8:{router}00::/40 via {}", public(router).1));
+    let routes =
+        routers.map(|router| format!("-6 route replace 2001:db8:{router}00::/40 via {}", public(router).1));
     addresses.into_iter().chain(routes).collect()
 }
 
@@ -32,6 +38,12 @@ fn public_setup(device: &str, number: u8) -> Vec<String> {
 #[derive(Debug)]
 pub struct Internet {
     namespace: Namespace,
+    passing: Vec<Ebpf>,
+}
+
+/// The bridge port that faces a node.
+fn port_of(namespace: &Namespace) -> String {
+    format!("p-{}", namespace.role())
 }
 
 impl Internet {
@@ -40,7 +52,7 @@ impl Internet {
         let namespace = lab.namespace("internet");
         namespace.ip("link add br0 type bridge mcast_snooping 0");
         namespace.ip("link set br0 up");
-        Self { namespace }
+        Self { namespace, passing: Vec::new() }
     }
 
     /// Connects `device` of a namespace as the public node with this number.
@@ -51,12 +63,16 @@ impl Internet {
         }
     }
 
+    /// Like [`Self::attach`], for a node that will have a native XDP program on the device.
+    pub fn attach_for_xdp(&mut self, namespace: &Namespace, device: &str, number: u8) {
+        self.attach(namespace, device, number);
+        self.passing.push(xdp_pass::attach(&self.namespace, &port_of(namespace)));
+    }
+
     fn cable(&self, namespace: &Namespace, device: &str) {
-        let port = format!("p-{}", namespace.role());
+        let port = port_of(namespace);
         self.namespace.connect(&port, namespace, device);
         self.namespace.ip(&format!("link set {port} master br0"));
-        // Without GRO (or XDP) a veth takes no frames that its peer's XDP program transmits.
-        run(self.namespace.command("ethtool").args(["-K", &port, "gro", "on"]));
     }
 }
 

@@ -40,7 +40,11 @@ impl Owner {
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             if path.extension().is_some_and(|extension| extension == "log") {
                 let text = fs::read_to_string(&path).unwrap_or_default();
-                let lines: Vec<_> = text.lines().collect();
+                // wireguard-go begins with a framed advertisement of the kernel's WireGuard.
+                let lines: Vec<_> = text.lines().filter(|line| !line.starts_with(['┌', '│', '└'])).collect();
+                if lines.is_empty() {
+                    continue;
+                }
                 let end = lines[lines.len().saturating_sub(30)..].join("\n");
                 eprintln!("--- the end of {} ---\n{end}", path.display());
             }
@@ -74,7 +78,8 @@ impl Lab {
 
     /// A new network namespace, with loopback up.
     pub fn namespace(&self, role: &str) -> Namespace {
-        let namespace = Namespace { name: self.id().namespace(role), role: role.to_owned(), lab: self.clone() };
+        let namespace =
+            Namespace { name: self.id().namespace(role), role: role.to_owned(), lab: self.clone() };
         let _making = cleanup::making();
         run(program("ip").args(["netns", "add", &namespace.name]));
         // Addresses are usable at once: nobody else can have them.
@@ -141,7 +146,8 @@ impl Namespace {
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 use std::os::fd::AsFd as _;
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter a namespace");
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("enter a namespace");
                 function()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -170,7 +176,8 @@ impl Namespace {
             let mut words = line.split_whitespace();
             Some((words.next()?.to_owned(), words.next()?.to_owned()))
         });
-        let errors = pairs.chain(pairs6).filter(|(name, _)| name == "InCsumErrors" || name == "Udp6InCsumErrors");
+        let errors =
+            pairs.chain(pairs6).filter(|(name, _)| name == "InCsumErrors" || name == "Udp6InCsumErrors");
         errors.map(|(_, value)| value.parse::<u64>().expect("a counter is a number")).sum()
     }
 }

@@ -24,6 +24,7 @@ pub mod relay;
 pub mod traffic;
 pub mod wait;
 pub mod world;
+pub mod xdp_pass;
 
 pub use host::Host;
 pub use internet::{Internet, Nat};

@@ -150,7 +150,9 @@ sessions = 65536
         for member in &self.members {
             let Member { name, public_key, relayed, endpoints } = member;
             let mut line = |line: String| writeln!(text, "{line}").expect("write to a string");
-            line(format!("\n[[member]]\nname = {name:?}\npublic_key = {public_key:?}\nnetworks = [\"mesh\"]"));
+            line(format!(
+                "\n[[member]]\nname = {name:?}\npublic_key = {public_key:?}\nnetworks = [\"mesh\"]"
+            ));
             if *relayed {
                 line("relayed = true".to_owned());
             }
@@ -265,7 +267,9 @@ sessions = 65536
     /// Waits until a host's endpoint is known.
     #[track_caller]
     pub fn await_registration(&self, host: &Host, limit: Duration) -> SocketAddr {
-        until(&format!("registration of {}", host.name), limit, || self.host(&host.name).endpoint?.parse().ok())
+        until(&format!("registration of {}", host.name), limit, || {
+            self.host(&host.name).endpoint?.parse().ok()
+        })
     }
 
     /// What the metrics endpoint says.
@@ -442,7 +446,8 @@ impl Status {
 
     /// Relayed data packets that XDP did not forward: those that userspace did, and those that were lost.
     pub fn not_forwarded(&self) -> u64 {
-        const LOST: [&str; 5] = ["ttl_exceeded", "next_hop_unresolved", "too_big", "no_tx_port", "family_change"];
+        const LOST: [&str; 5] =
+            ["ttl_exceeded", "next_hop_unresolved", "too_big", "no_tx_port", "family_change"];
         self.userspace.data_packets + LOST.iter().map(|reason| self.packets(reason)).sum::<u64>()
     }
 

@@ -1,6 +1,6 @@
 //! Traffic between hosts, through their tunnels.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use crate::{
     command::{Process, run},
@@ -33,7 +33,9 @@ impl Pings {
     /// Reads what iputils' ping prints.
     fn parse(text: &str) -> Option<Self> {
         let summary = text.lines().find(|line| line.contains(" packets transmitted, "))?;
-        let number = |word: &str| summary.split(", ").find(|part| part.contains(word))?.split(' ').next()?.parse().ok();
+        let number = |word: &str| {
+            summary.split(", ").find(|part| part.contains(word))?.split(' ').next()?.parse().ok()
+        };
         let mut round_trips: Vec<f64> = text
             .lines()
             .filter_map(|line| line.split_once(" time=")?.1.split(' ').next()?.parse().ok())
@@ -50,7 +52,8 @@ pub fn ping(from: &Host, to: &Host, count: u32, interval: Duration) -> Pings {
     // It fails when nothing comes back, which is an answer too.
     let output = ping.arg(to.tunnel.to_string()).output().expect("start ping");
     let text = String::from_utf8_lossy(&output.stdout);
-    Pings::parse(&text).unwrap_or_else(|| panic!("ping printed {text}{}", String::from_utf8_lossy(&output.stderr)))
+    Pings::parse(&text)
+        .unwrap_or_else(|| panic!("ping printed {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Pings until a reply comes.
@@ -88,16 +91,21 @@ impl Pinging {
     #[track_caller]
     pub fn more(&self, count: usize, limit: Duration) {
         let before = self.received();
-        until(&format!("{count} more replies to pings"), limit, || (self.received() >= before + count).then_some(()));
+        until(&format!("{count} more replies to pings"), limit, || {
+            (self.received() >= before + count).then_some(())
+        });
     }
 
-    /// Stops and tells what came of it.
-    pub fn finish(self) -> Pings {
-        let log = self.process.log().to_owned();
-        // One second for the last reply: ping itself sums up on SIGINT.
-        self.process.stop(rustix::process::Signal::INT);
-        let text = fs::read_to_string(&log).expect("read what ping printed");
-        Pings::parse(&text).unwrap_or_else(|| panic!("ping printed {text}"))
+    /// Stops, and gives the numbers of the echo requests that were lost: those without a reply although a later one has
+    /// one. What was still under way does not count.
+    pub fn lost(self) -> Vec<u32> {
+        let printed = self.process.printed();
+        let replies: BTreeSet<u32> = printed
+            .lines()
+            .filter_map(|line| line.split_once("icmp_seq=")?.1.split_once(" ttl=")?.0.parse().ok())
+            .collect();
+        let last = replies.last().copied().unwrap_or(0);
+        (1..last).filter(|sequence| !replies.contains(sequence)).collect()
     }
 }
 

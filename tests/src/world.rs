@@ -42,9 +42,9 @@ impl World {
     /// Makes it, without starting anything but the network.
     pub fn new() -> Self {
         let lab = Lab::new();
-        let internet = Internet::new(&lab);
+        let mut internet = Internet::new(&lab);
         let relay = lab.namespace("relay");
-        internet.attach(&relay, "eth0", NUMBER);
+        internet.attach_for_xdp(&relay, "eth0", NUMBER);
         let mut nat_a = Nat::at_internet(&internet, "nat-a", 2);
         let mut nat_b_carrier = Nat::at_internet(&internet, "nat-b-out", 3);
         let mut nat_b = Nat::behind(&mut nat_b_carrier, "nat-b");

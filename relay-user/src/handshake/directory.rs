@@ -15,7 +15,7 @@ use super::{
 };
 use crate::members::{MemberId, Members, Place, Policy, PublicKey};
 
-/// How many members of one network a host is remembered to talk to.
+/// How many members a host is remembered to talk to: with the relay's own key they are one batch to hash.
 const MET_BY_MEMBER: usize = 8;
 /// The same for another relay, which speaks for many hosts.
 const MET_BY_RELAY: usize = 64;
@@ -128,7 +128,9 @@ impl Directory {
         {
             met.clone_from(&source.met);
             // A host uses one address of the relay's, wherever it is itself.
-            local = local.or(source.local.filter(|_| endpoint.is_some_and(|new| joinable(new, old))));
+            local = local.or(source
+                .local
+                .filter(|local| endpoint.is_some_and(|new| new.is_ipv4() == local.is_ipv4())));
             self.disclaim(member, old);
         }
         if let Some(endpoint) = endpoint {
@@ -211,14 +213,22 @@ impl Directory {
     pub fn route(&self, source: SocketAddr, recipient: MemberId) -> Result<SocketAddr, Outcome> {
         let locations = self.locations(recipient);
         match locations.iter().find(|&&location| joinable(source, location)) {
-            Some(&location) if location == source => Err(Outcome::SameEndpoint),
             Some(&location) => Ok(location),
             None if locations.is_empty() => Err(Outcome::RecipientUnknownEndpoint),
+            None if locations.contains(&source) => Err(Outcome::SameEndpoint),
             None => Err(Outcome::FamilyMismatch),
         }
     }
 
-    /// Whom we take the sender of an initiation for.
+    /// Whom we take the sender of an initiation for `recipient` for: of several members seen at the source, the newest
+    /// that may talk to it.
+    pub fn speaker(&self, source: SocketAddr, recipient: MemberId) -> Origin {
+        let may_talk = |id: &&MemberId| self.permits(Some(**id), Some(recipient));
+        let speaker = self.claimants(source).iter().rev().find(may_talk);
+        speaker.map_or_else(|| self.origin(source), |&id| Origin::Member(id))
+    }
+
+    /// Whose the source is.
     pub fn origin(&self, source: SocketAddr) -> Origin {
         match self.sources.get(&source).map(|source| &source.owner) {
             Some(Owner::Relay) => Origin::Relay,
@@ -227,6 +237,14 @@ impl Directory {
                 claimants.last().map_or(Origin::Stranger, |&id| Origin::Member(id))
             }
             None => Origin::Stranger,
+        }
+    }
+
+    /// The members that the interface has seen at an endpoint, the newest last.
+    fn claimants(&self, endpoint: SocketAddr) -> &[MemberId] {
+        match self.sources.get(&endpoint).map(|source| &source.owner) {
+            Some(Owner::Learned(claimants)) => claimants,
+            _ => &[],
         }
     }
 
@@ -281,16 +299,12 @@ impl Directory {
         let Handshake { source, recipient, origin, .. } = *handshake;
         let permitted = |id: &MemberId| self.permits(Some(*id), Some(recipient));
         // The member that we took it for; others that were seen at this endpoint; or whom a relay spoke for before.
-        let claimants = match (self.sources.get(&source).map(|source| &source.owner), origin) {
-            (Some(Owner::Learned(claimants)), _) => claimants.as_slice(),
-            _ => &[],
-        };
         let own = match origin {
             Origin::Member(id) => Some(id),
             Origin::Relay | Origin::Stranger => None,
         };
         let met = self.met_by(source).filter(|_| origin == Origin::Relay);
-        let likely = own.into_iter().chain(claimants.iter().copied()).chain(met);
+        let likely = own.into_iter().chain(self.claimants(source).iter().copied()).chain(met);
         if let Some(found) = mac::find(macs, likely.filter(permitted).filter_map(|id| self.key(id))) {
             return Some(Some(found));
         }

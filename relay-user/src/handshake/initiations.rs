@@ -25,7 +25,7 @@ impl Tracker {
     ) -> Outcome {
         let source = datagram.remote;
         let origin = self.directory.origin(source);
-        // Before any search for keys: this costs two hashes at most.
+        // Before any search for keys: it costs four short hashes at most.
         let trusted = origin != Origin::Stranger || self.proves_address(now, source, initiation);
         match self.directory.recipient(source, &initiation.macs) {
             None => Outcome::UnknownRecipient,
@@ -40,7 +40,7 @@ impl Tracker {
             Some(Recipient::Member(member)) if trusted => {
                 self.directory.heard(source, datagram.local);
                 self.directory.met(source, member);
-                self.forward_initiation(now, datagram, initiation, origin, member, out)
+                self.forward_initiation(now, datagram, initiation, member, out)
                     .map_or_else(|refused| refused, |()| Outcome::InitiationForwarded)
             }
             Some(Recipient::Member(member)) => self.challenge(now, datagram, initiation, member, out),
@@ -89,11 +89,11 @@ impl Tracker {
         now: Timestamp,
         datagram: &Datagram,
         initiation: &Initiation,
-        origin: Origin,
         recipient: MemberId,
         out: &mut Vec<Action>,
     ) -> Result<(), Outcome> {
         let (index, source) = (initiation.sender, datagram.remote);
+        let origin = self.directory.speaker(source, recipient);
         self.directory.may_initiate(origin, recipient)?;
 
         let responder = match self.pending.get(index) {

@@ -2,9 +2,9 @@
 //!
 //! Pure: messages and times go in, [`Action`]s come out. No socket, no map, no clock.
 //!
-//! The way of a message: [`message`] reads it, [`directory`] says whom it is from and for ([`mac`]), [`initiations`] and
-//! [`answers`] decide. An initiation from nobody known must prove its address first ([`cookie`]); one that is sent on is
-//! remembered ([`pending`]); its response proves a session ([`sessions`]).
+//! The way of a message: `message` reads it, `directory` says whom it is from and for (by `mac`), `initiations` and
+//! `answers` decide. An initiation from nobody known must prove its address first (`cookie`); one that is sent on is
+//! remembered (`pending`); its response proves a session (`sessions`).
 
 mod answers;
 mod cookie;

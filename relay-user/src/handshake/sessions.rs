@@ -14,9 +14,9 @@ pub const LIFETIME: Duration = Duration::from_secs(185);
 /// How many cookie replies of a loaded initiator are sent on for one session.
 pub const COOKIES: u8 = 3;
 
-/// Whether packets can be relayed between two endpoints as they are: both are of one address family.
+/// Whether packets can be relayed between two endpoints: both are of one address family, and they are not the same.
 pub fn joinable(a: SocketAddr, b: SocketAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4()
+    a.is_ipv4() == b.is_ipv4() && a != b
 }
 
 /// A session and what was seen of it.

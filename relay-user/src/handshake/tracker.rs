@@ -1,5 +1,5 @@
 //! The tracker: its state, what is told to it, and what it can be asked. What it does with a message stands in
-//! [`super::initiations`] and [`super::answers`].
+//! `initiations` and `answers`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -130,7 +130,7 @@ impl Tracker {
         for (member, old) in before {
             let new = self.directory.locations(member);
             for from in old {
-                if let Some(&to) = new.iter().find(|&&to| joinable(from, to)) {
+                if let Some(&to) = new.iter().find(|to| to.is_ipv4() == from.is_ipv4()) {
                     self.follow(member, from, to, out);
                 }
             }
@@ -174,23 +174,25 @@ impl Tracker {
         }
     }
 
-    /// Moves the sessions that are bound to `from` as `member`'s side. One that would have to join two families stays: its
-    /// hosts make a new one.
+    /// Moves the sessions that are bound to `from` as `member`'s side. One that can't be at `to`, as it would join two
+    /// families or two ends at one place, stays: its hosts make a new one.
     fn follow(&mut self, member: MemberId, from: SocketAddr, to: SocketAddr, out: &mut Vec<Action>) {
-        if from == to || !joinable(from, to) {
+        if from == to {
             return;
         }
         let bound = |side: &Side| side.member == Some(member) && side.endpoint == from;
-        let affected: Vec<Session> = self
-            .sessions
-            .of(member)
-            .filter(|s| bound(&s.initiator) || bound(&s.responder))
-            .copied()
-            .collect();
-        for session in affected {
-            let side: fn(&mut Session) -> &mut Side =
-                if bound(&session.initiator) { |s| &mut s.initiator } else { |s| &mut s.responder };
-            if let Some((from, to)) = self.sessions.relocate(session.responder.index, side, to) {
+        let affected: Vec<Session> = self.sessions.of(member).copied().collect();
+        for Session { initiator, responder, .. } in affected {
+            let (side, other): (fn(&mut Session) -> &mut Side, _) = if bound(&initiator) {
+                (|session| &mut session.initiator, responder)
+            } else if bound(&responder) {
+                (|session| &mut session.responder, initiator)
+            } else {
+                continue;
+            };
+            if joinable(to, other.endpoint)
+                && let Some((from, to)) = self.sessions.relocate(responder.index, side, to)
+            {
                 out.push(Action::Move { from, to });
                 self.outcomes.add(Outcome::SessionMoved);
             }
@@ -248,7 +250,6 @@ impl Tracker {
         });
         sound
             && joinable(session.initiator.endpoint, session.responder.endpoint)
-            && session.initiator.endpoint != session.responder.endpoint
             && self.directory.permits(session.initiator.member, session.responder.member)
             && self.has_room_for(&session).is_ok()
             && self.sessions.superseded_by(&session, self.settings.limits.sessions_per_pair).is_none()

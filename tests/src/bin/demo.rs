@@ -105,7 +105,11 @@ fn show() -> (Outcome, String) {
                 rtt_ms_median: pings.median(),
                 mbit_s,
             };
-            eprintln!("    {:.1} % lost, {:.2} ms, {mbit_s:.0} Mbit/s", pings.loss() * 100.0, pings.median().unwrap_or(f64::NAN));
+            eprintln!(
+                "    {:.1} % lost, {:.2} ms, {mbit_s:.0} Mbit/s",
+                pings.loss() * 100.0,
+                pings.median().unwrap_or(f64::NAN)
+            );
             pair
         }));
     }
@@ -136,14 +140,20 @@ fn table(outcome: &Outcome, metrics: &str) -> String {
     line(format!("\n{:<9} {:<6} {:>7} {:>12} {:>12}", "pair", "outer", "loss", "round trip", "throughput"));
     for Pair { from, to, outer, ping_loss, rtt_ms_median, mbit_s } in &outcome.pairs {
         let rtt = rtt_ms_median.map_or("-".to_owned(), |ms| format!("{ms:.2} ms"));
-        line(format!("{:<9} {outer:<6} {:>5.1} % {rtt:>12} {mbit_s:>5.0} Mbit/s", format!("{from} → {to}"), ping_loss * 100.0));
+        line(format!(
+            "{:<9} {outer:<6} {:>5.1} % {rtt:>12} {mbit_s:>5.0} Mbit/s",
+            format!("{from} → {to}"),
+            ping_loss * 100.0
+        ));
     }
     line(format!("\ndata packets forwarded by XDP ({}): {}", outcome.xdp_mode, outcome.data_packets_xdp));
     line(format!("data packets that took another way, or none: {}", outcome.data_packets_slow));
     line(format!("handshake messages that userspace followed: {}", outcome.handshakes));
     line(format!("datagrams with a spoilt checksum at the hosts: {}\n", outcome.udp_checksum_errors));
-    const SHOWN: [&str; 4] = ["forwarded_", "wgrelay_sessions", "wgrelay_member_last", "wgrelay_handshakes_total"];
-    let telling = |l: &&str| !l.starts_with('#') && !l.ends_with(" 0") && SHOWN.iter().any(|shown| l.contains(shown));
+    const SHOWN: [&str; 4] =
+        ["forwarded_", "wgrelay_sessions", "wgrelay_member_last", "wgrelay_handshake_messages_total"];
+    let telling =
+        |l: &&str| !l.starts_with('#') && !l.ends_with(" 0") && SHOWN.iter().any(|shown| l.contains(shown));
     metrics.lines().filter(telling).take(10).for_each(|metric| line(metric.to_owned()));
     line(format!("\n{}", if outcome.ok { "ok" } else { "NOT ok" }));
     text

@@ -1,8 +1,9 @@
 //! wgrelay between real WireGuard hosts, in network namespaces.
 
+mod coming_back;
 mod failures;
 mod members;
 mod premises;
-mod recovery;
+
 mod seeing;
 mod talking;

@@ -36,9 +36,9 @@ fn a_nat_gives_each_destination_another_port_and_lets_nobody_else_in() {
     let (p, _) = public(relay_tests::world::P);
     for (host, nat) in [(&world.a, 2), (&world.b, 3)] {
         let socket = bind(&host.namespace, "0.0.0.0:4000");
-        let (one, two) = (bind(&world.p.namespace, &format!("{p}:7001")), bind(&world.p.namespace, &format!("{p}:7002")));
-        let (source_one, source_two) =
-            (seen_as(&socket, &one), seen_as(&socket, &two));
+        let (one, two) =
+            (bind(&world.p.namespace, &format!("{p}:7001")), bind(&world.p.namespace, &format!("{p}:7002")));
+        let (source_one, source_two) = (seen_as(&socket, &one), seen_as(&socket, &two));
         assert_eq!((source_one.ip(), source_two.ip()), (public(nat).0.into(), public(nat).0.into()));
         assert_ne!(source_one.port(), source_two.port(), "a mapping depends on the destination");
         assert_ne!(source_one.port(), 4000, "a port is random");
@@ -60,7 +60,10 @@ fn the_ipv6_firewall_lets_in_only_answers() {
     let (_, p) = public(relay_tests::world::P);
     for host in [&world.a, &world.b] {
         let socket = bind(&host.namespace, "[::]:4000");
-        let (one, two) = (bind(&world.p.namespace, &format!("[{p}]:7001")), bind(&world.p.namespace, &format!("[{p}]:7002")));
+        let (one, two) = (
+            bind(&world.p.namespace, &format!("[{p}]:7001")),
+            bind(&world.p.namespace, &format!("[{p}]:7002")),
+        );
         let source = seen_as(&socket, &one);
         assert_eq!(source.port(), 4000, "IPv6 is not translated");
         one.send_to(b"answer", source).unwrap();
@@ -79,7 +82,10 @@ fn a_nat_that_was_off_lets_its_host_out_again() {
         let before = seen_as(&bind(a, any), &service);
         world.nat_a.switch_off();
         let lost = bind(a, any).send_to(b"hello", service.local_addr().unwrap());
-        assert!(lost.is_err() || service.recv_from(&mut [0; 16]).is_err(), "a NAT that is off lets nothing out");
+        assert!(
+            lost.is_err() || service.recv_from(&mut [0; 16]).is_err(),
+            "a NAT that is off lets nothing out"
+        );
         world.nat_a.switch_on();
         assert_eq!(seen_as(&bind(a, any), &service).ip(), before.ip());
     }
@@ -111,7 +117,8 @@ fn a_lab_is_removed_when_its_process_is_told_to_end() {
     let theirs = |id: u32| existing().into_iter().filter(move |lab| lab.process == id).count();
     let id = demo.id();
     until("lab of the demo", Duration::from_secs(10), || {
-        let namespaces = std::fs::read_dir(NETNS).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let namespaces =
+            std::fs::read_dir(NETNS).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         (namespaces.filter(|name| name.starts_with(&format!("wgr-{id}-"))).count() > 3).then_some(())
     });
     let status = demo.stop(Signal::TERM);

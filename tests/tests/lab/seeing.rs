@@ -22,7 +22,9 @@ fn metrics_are_well_formed_and_count_what_happened() {
     let samples = metrics.lines().filter(|line| !line.starts_with('#'));
     let forwarded: f64 = samples
         .filter(|line| line.contains("forwarded_tx") && line.contains("packets"))
-        .map(|line| line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok()).expect("a sample has a value"))
+        .map(|line| {
+            line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok()).expect("a sample has a value")
+        })
         .sum();
     assert!(forwarded >= 100.0, "{metrics}");
 }
@@ -44,7 +46,11 @@ fn tables_and_json_tell_of_hosts_and_sessions() {
         assert_eq!(session.source.ip(), public(router).0);
         assert!(session.packets >= 20, "{session:?}");
     }
-    for (what, words) in [("status", ["eth0", "driver"]), ("hosts", ["a", "b"]), ("sessions", ["198.51.100.2", "198.51.100.3"])] {
+    for (what, words) in [
+        ("status", ["eth0", "driver"]),
+        ("hosts", ["a", "b"]),
+        ("sessions", ["198.51.100.2", "198.51.100.3"]),
+    ] {
         let output = world.relay.query(what, &[]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && words.iter().all(|word| text.contains(word)), "{what}: {text}");

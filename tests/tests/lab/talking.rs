@@ -46,6 +46,22 @@ fn every_pair_talks_over_ipv6() {
 }
 
 #[test]
+fn generic_mode_forwards_too() {
+    let mut world = World::new();
+    world.relay.changes = vec![(r#"xdp_mode = "auto""#.into(), r#"xdp_mode = "generic""#.into())];
+    world.relay.start();
+    world.point_hosts(Outer::Ipv4, 25);
+    world.start_hosts();
+    connect(&world.a, &world.b, REGISTRATION);
+    assert_eq!(ping(&world.a, &world.b, 100, Duration::from_millis(5)).loss(), 0.0);
+    assert!(throughput(&world.a, &world.b, 1) > 1.0);
+    let status = world.relay.status();
+    assert_eq!(status.xdp[0].mode, "generic");
+    assert!(status.forwarded() >= 200 && status.not_forwarded() * 1000 <= status.forwarded(), "{status:?}");
+    assert_eq!(world.checksum_errors(), 0, "datagrams with a spoilt UDP checksum reached a host");
+}
+
+#[test]
 fn the_relays_own_wireguard_traffic_still_works() {
     let mut world = World::new();
     world.relay.start();
@@ -60,7 +76,12 @@ fn the_relays_own_wireguard_traffic_still_works() {
     world.p.start();
     until("reply of the relay's own tunnel address", REGISTRATION, || {
         let mut ping = world.p.namespace.command("ping");
-        ping.args(["-c1", "-W1", &inside.to_string()]).output().expect("start ping").status.success().then_some(())
+        ping.args(["-c1", "-W1", &inside.to_string()])
+            .output()
+            .expect("start ping")
+            .status
+            .success()
+            .then_some(())
     });
     run(world.p.namespace.command("ping").args(["-c50", "-i0.01", "-W1", &inside.to_string()]));
     assert!(world.relay.status().packets("data_own") >= 50, "the relay's own data passed XDP");

@@ -16,7 +16,8 @@ fn driver_mode_carries_real_packets() {
     // The namespace is this thread's alone, and goes when it ends, with all that is in it.
     thread::spawn(|| {
         // SAFETY: only the network namespace is left; the rules of `unshare` are about file descriptor tables.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace of our own: root is needed");
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+            .expect("a network namespace of our own: root is needed");
         relay_between_two_addresses_of_a_host();
     })
     .join()

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    IpFragOffset, IpHeaders, IpNumber, IpDscp, IpEcn, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header,
+    IpDscp, IpEcn, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header,
     PacketBuilder,
 };
 

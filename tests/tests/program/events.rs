@@ -72,11 +72,10 @@ fn a_new_source_is_hinted_at_once_in_an_interval() {
 fn a_known_source_is_never_hinted_at() {
     let mut relay = Relay::new();
     for hosts in &FAMILIES {
+        relay.forget_hints();
         let frame = hosts.datagram(hosts.alice, transport_data(hosts.unknown(), 32)).frame();
         assert_eq!(relay.run(&frame).events.len(), 0);
         relay.endpoints().remove(&Endpoint::from(hosts.alice)).unwrap();
-        let nothing_yet = PerCpuValues::try_from(vec![0; relay.hints().len()]).unwrap();
-        relay.set_hints(nothing_yet);
         assert_eq!(relay.run(&frame).events.len(), 1, "no longer known");
     }
 }

@@ -84,9 +84,9 @@ impl Fixture {
         self.reason
     }
 
-    /// Runs it on a relay of its own, and says what went otherwise.
-    pub fn complaints(&self) -> Vec<String> {
-        let mut relay = Relay::new();
+    /// Runs it, and says what went otherwise.
+    fn complaints(&self, relay: &mut Relay) -> Vec<String> {
+        relay.forget_hints();
         let filled = if self.events_full { relay.fill_events() } else { 0 };
         let mut ran = relay.run(&self.frame);
         let own_events = ran.events.split_off(filled);
@@ -98,7 +98,11 @@ impl Fixture {
         };
         compare("verdict", verdict(ran.verdict), format!("{:?}", self.reason.verdict()));
         let counter = Counter { packets: 1, bytes: self.frame.len() as u64 };
-        compare("counters", format!("{:?}", ran.counted), format!("{:?}", [(self.reason, self.family, counter)]));
+        compare(
+            "counters",
+            format!("{:?}", ran.counted),
+            format!("{:?}", [(self.reason, self.family, counter)]),
+        );
         compare("frame", hex(&ran.frame), hex(&self.after));
         compare("sessions", format!("{:x?}", ran.sessions), format!("{:x?}", Vec::from_iter(self.session)));
         compare(
@@ -110,9 +114,10 @@ impl Fixture {
     }
 }
 
-/// Runs all, and panics with what went otherwise.
+/// Runs all, and panics with what went otherwise. They share a relay, since each looks only at what it moves.
 pub fn run(fixtures: &[Fixture]) {
-    let complaints: Vec<_> = fixtures.iter().flat_map(Fixture::complaints).collect();
+    let mut relay = Relay::new();
+    let complaints: Vec<_> = fixtures.iter().flat_map(|fixture| fixture.complaints(&mut relay)).collect();
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }
 

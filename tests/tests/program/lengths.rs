@@ -58,7 +58,11 @@ fn a_message_of_another_length_is_no_wireguard() {
                 let ran = relay.run(&datagram.frame());
                 let [(reason, _, counter)] = ran.counted[..] else { panic!("{:?}", ran.counted) };
                 let shaped = if is_data { len >= 32 } else { len == message.len() };
-                assert_eq!(reason != Reason::NotWireguard, shaped, "{reason:?} for {len} bytes of {message:?}");
+                assert_eq!(
+                    reason != Reason::NotWireguard,
+                    shaped,
+                    "{reason:?} for {len} bytes of {message:?}"
+                );
                 assert_eq!(counter.bytes, datagram.frame().len() as u64);
                 let sent_on = matches!(reason, Reason::ForwardedTx | Reason::ForwardedRedirect);
                 assert_eq!(ran.frame != datagram.frame(), sent_on, "{reason:?} for {len} bytes");

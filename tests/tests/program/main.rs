@@ -5,6 +5,7 @@
 //! `fixture` runs one packet and checks everything that it may have moved.
 
 mod attached;
+mod contract;
 mod datagram;
 mod events;
 mod fixture;

@@ -41,8 +41,10 @@ fn changed(mut frame: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
 
 fn frames(hosts: &Hosts) -> Vec<Fixture> {
     let family = hosts.family.label();
-    let fixture = |name: &str, frame, reason| Fixture::new(format!("{name}, {family}"), hosts.family, frame, reason);
-    let other = |name: &str, frame, reason| Fixture::new(format!("{name}, {family}"), Family::Other, frame, reason);
+    let fixture =
+        |name: &str, frame, reason| Fixture::new(format!("{name}, {family}"), hosts.family, frame, reason);
+    let other =
+        |name: &str, frame, reason| Fixture::new(format!("{name}, {family}"), Family::Other, frame, reason);
     let data = relayable(hosts);
     let udp_len = data.message_at() - 4;
     let protocol_at = if hosts.family == Family::Ipv4 { ETHERNET + 9 } else { ETHERNET + 6 };
@@ -86,7 +88,11 @@ fn frames(hosts: &Hosts) -> Vec<Fixture> {
             Datagram { payload: initiation(1), ..elsewhere }.frame(),
             Reason::OtherDestination,
         ),
-        fixture("another version", changed(data.frame(), |frame| frame[ETHERNET] = version), Reason::Malformed),
+        fixture(
+            "another version",
+            changed(data.frame(), |frame| frame[ETHERNET] = version),
+            Reason::Malformed,
+        ),
         fixture("UDP longer than IP", udp_len_plus(1), Reason::Malformed),
         fixture("UDP shorter than IP", udp_len_plus(1_u16.wrapping_neg()), Reason::Malformed),
         fixture(
@@ -148,8 +154,13 @@ fn data(hosts: &Hosts) -> Vec<Fixture> {
     let too_big = usize::from(MTU) + 1 - back.packet_len() + back.payload.len();
     vec![
         fixture("of no session", &own, Reason::DataOwn),
-        fixture("of no session, from an unknown source", &own_of_stranger, Reason::DataOwn).hinted(&own_of_stranger),
-        fixture("from another address", &from(hosts.stranger, hosts.session(Hop::Back)), Reason::DataWrongSource),
+        fixture("of no session, from an unknown source", &own_of_stranger, Reason::DataOwn)
+            .hinted(&own_of_stranger),
+        fixture(
+            "from another address",
+            &from(hosts.stranger, hosts.session(Hop::Back)),
+            Reason::DataWrongSource,
+        ),
         fixture("from another port", &from(other_port, hosts.session(Hop::Back)), Reason::DataWrongSource),
         fixture("from the destination", &from(hosts.bob, hosts.session(Hop::Back)), Reason::DataWrongSource),
         fixture(
@@ -157,10 +168,11 @@ fn data(hosts: &Hosts) -> Vec<Fixture> {
             &Datagram { destination: hosts.relay_too, ..back.clone() },
             Reason::DataWrongSource,
         ),
-        fixture("of a session that is not there, to the relay's other address", &Datagram {
-            destination: hosts.relay_too,
-            ..own.clone()
-        }, Reason::DataOwn),
+        fixture(
+            "of a session that is not there, to the relay's other address",
+            &Datagram { destination: hosts.relay_too, ..own.clone() },
+            Reason::DataOwn,
+        ),
         fixture(
             "to the other family",
             &from(hosts.alice, hosts.session_between_families()),
@@ -203,7 +215,11 @@ fn handshakes(hosts: &Hosts) -> Vec<Fixture> {
         full("an initiation", &initiation, Reason::InitiationNotCopied),
         fixture("a response", &answered, Reason::Response).copied_up(&answered),
         full("a response", &answered, Reason::ResponseNotCopied),
-        fixture("a response from another address", &answer(hosts.stranger, hosts.pending()), Reason::ResponseWrongSource),
+        fixture(
+            "a response from another address",
+            &answer(hosts.stranger, hosts.pending()),
+            Reason::ResponseWrongSource,
+        ),
         fixture(
             "a response from another port",
             &answer(at_other_port(hosts.bob), hosts.pending()),
@@ -213,7 +229,8 @@ fn handshakes(hosts: &Hosts) -> Vec<Fixture> {
         fixture("a response to the relay's own, from an unknown source", &own_answer, Reason::ResponseOwn)
             .hinted(&own_answer),
         full("a response to the relay's own, from an unknown source,", &own_answer, Reason::ResponseOwn),
-        fixture("a cookie for an initiation", &for_initiation, Reason::CookieReply).copied_up(&for_initiation),
+        fixture("a cookie for an initiation", &for_initiation, Reason::CookieReply)
+            .copied_up(&for_initiation),
         fixture("a cookie for a response", &for_response, Reason::CookieReply).copied_up(&for_response),
         full("a cookie for an initiation", &for_initiation, Reason::CookieReplyNotCopied),
         full("a cookie for a response", &for_response, Reason::CookieReplyNotCopied),
@@ -237,23 +254,34 @@ fn handshakes(hosts: &Hosts) -> Vec<Fixture> {
             &Datagram { destination: hosts.relay_too, ..for_response.clone() },
             Reason::CookieReplyWrongSource,
         ),
-        fixture("a cookie for the relay's own", &cookie(hosts.alice, hosts.unknown()), Reason::CookieReplyOwn),
+        fixture(
+            "a cookie for the relay's own",
+            &cookie(hosts.alice, hosts.unknown()),
+            Reason::CookieReplyOwn,
+        ),
         fixture("a cookie for the relay's own, from an unknown source", &own_cookie, Reason::CookieReplyOwn)
             .hinted(&own_cookie),
     ]
 }
 
 fn ipv4_headers() -> Vec<Fixture> {
-    let fixture = |name: &str, frame, reason| Fixture::new(format!("{name}, ipv4"), Family::Ipv4, frame, reason);
+    let fixture =
+        |name: &str, frame, reason| Fixture::new(format!("{name}, ipv4"), Family::Ipv4, frame, reason);
     let data = relayable(&IPV4);
     let elsewhere = Datagram { destination: IPV4.elsewhere, ..data.clone() };
     let nops = |count: usize| vec![1; count].as_slice().try_into().unwrap();
-    let total_len = |len: u16| changed(data.frame(), |f| f[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&len.to_be_bytes()));
+    let total_len = |len: u16| {
+        changed(data.frame(), |f| f[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&len.to_be_bytes()))
+    };
     let len = data.packet_len() as u16;
     vec![
         fixture("options", data.frame_with_options(nops(4)), Reason::IpOptions),
         fixture("as many options as there can be", data.frame_with_options(nops(40)), Reason::IpOptions),
-        fixture("options, to another address", elsewhere.frame_with_options(nops(4)), Reason::OtherDestination),
+        fixture(
+            "options, to another address",
+            elsewhere.frame_with_options(nops(4)),
+            Reason::OtherDestination,
+        ),
         fixture(
             "options, TCP",
             changed(data.frame_with_options(nops(4)), |f| f[ETHERNET + 9] = 6),
@@ -264,7 +292,11 @@ fn ipv4_headers() -> Vec<Fixture> {
         fixture("the last fragment", data.fragment(200, false), Reason::Fragment),
         fixture("the last fragment, far out", data.fragment(0x1fff, false), Reason::Fragment),
         fixture("a fragment to another address", elsewhere.fragment(100, true), Reason::OtherDestination),
-        fixture("a fragment of TCP", changed(data.fragment(100, true), |f| f[ETHERNET + 9] = 6), Reason::OtherProtocol),
+        fixture(
+            "a fragment of TCP",
+            changed(data.fragment(100, true), |f| f[ETHERNET + 9] = 6),
+            Reason::OtherProtocol,
+        ),
         fixture("a header of four words", changed(data.frame(), |f| f[ETHERNET] = 0x44), Reason::Malformed),
         fixture("a total length of zero", total_len(0), Reason::Malformed),
         fixture("a total length below the header's", total_len(19), Reason::Malformed),
@@ -276,7 +308,8 @@ fn ipv4_headers() -> Vec<Fixture> {
 }
 
 fn ipv6_headers() -> Vec<Fixture> {
-    let fixture = |name: &str, frame, reason| Fixture::new(format!("{name}, ipv6"), Family::Ipv6, frame, reason);
+    let fixture =
+        |name: &str, frame, reason| Fixture::new(format!("{name}, ipv6"), Family::Ipv6, frame, reason);
     let data = relayable(&IPV6);
     let elsewhere = Datagram { destination: IPV6.elsewhere, ..data.clone() };
     let mapped = |host: SocketAddr| match host.ip() {
@@ -285,20 +318,21 @@ fn ipv6_headers() -> Vec<Fixture> {
     };
     let unspecified = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT);
     let solicitation = Datagram { source: unspecified, ..data.clone() };
-    let mut fixtures: Vec<_> = [(0, "hop-by-hop"), (43, "routing"), (51, "authentication"), (60, "destination")]
-        .into_iter()
-        .chain([(135, "mobility"), (139, "host identity"), (140, "shim6")])
-        .flat_map(|(kind, header)| {
-            [
-                fixture(&format!("{header} header"), data.frame_with_extension(kind), Reason::IpOptions),
-                fixture(
-                    &format!("{header} header, to another address"),
-                    elsewhere.frame_with_extension(kind),
-                    Reason::OtherProtocol,
-                ),
-            ]
-        })
-        .collect();
+    let mut fixtures: Vec<_> =
+        [(0, "hop-by-hop"), (43, "routing"), (51, "authentication"), (60, "destination")]
+            .into_iter()
+            .chain([(135, "mobility"), (139, "host identity"), (140, "shim6")])
+            .flat_map(|(kind, header)| {
+                [
+                    fixture(&format!("{header} header"), data.frame_with_extension(kind), Reason::IpOptions),
+                    fixture(
+                        &format!("{header} header, to another address"),
+                        elsewhere.frame_with_extension(kind),
+                        Reason::OtherProtocol,
+                    ),
+                ]
+            })
+            .collect();
     fixtures.extend([
         fixture("a fragment", data.frame_with_extension(44), Reason::Fragment),
         fixture("a fragment to another address", elsewhere.frame_with_extension(44), Reason::OtherProtocol),
@@ -309,7 +343,11 @@ fn ipv6_headers() -> Vec<Fixture> {
             Reason::OtherProtocol,
         ),
         fixture("no UDP checksum", data.frame_with_checksum(0), Reason::NoUdpChecksum),
-        fixture("no UDP checksum, to another address", elsewhere.frame_with_checksum(0), Reason::OtherDestination),
+        fixture(
+            "no UDP checksum, to another address",
+            elsewhere.frame_with_checksum(0),
+            Reason::OtherDestination,
+        ),
         fixture(
             "a payload length of zero",
             changed(data.frame(), |f| f[ETHERNET + 4..ETHERNET + 6].fill(0)),
@@ -334,7 +372,8 @@ fn ipv6_headers() -> Vec<Fixture> {
         ),
         fixture(
             "a response from the mapped address of the expected responder",
-            Datagram { source: mapped(IPV4.bob), payload: response(1, IPV4.pending()), ..data.clone() }.frame(),
+            Datagram { source: mapped(IPV4.bob), payload: response(1, IPV4.pending()), ..data.clone() }
+                .frame(),
             Reason::Malformed,
         ),
         // An unused entry of `LOCALS` is `::`.

@@ -8,8 +8,11 @@ use crate::{forwarded, passed};
 
 #[test]
 fn every_reason_is_met_by_a_fixture() {
-    let met: BTreeSet<_> =
-        forwarded::fixtures().iter().chain(&passed::fixtures()).map(|fixture| fixture.reason() as u32).collect();
+    let met: BTreeSet<_> = forwarded::fixtures()
+        .iter()
+        .chain(&passed::fixtures())
+        .map(|fixture| fixture.reason() as u32)
+        .collect();
     let missing: Vec<_> = Reason::ALL.iter().filter(|&&reason| !met.contains(&(reason as u32))).collect();
     assert!(missing.is_empty(), "no fixture meets {missing:?}");
 }

@@ -168,7 +168,13 @@ impl Hosts {
 }
 
 /// An entry of `SESSIONS`.
-fn session(source: SocketAddr, local_in: SocketAddr, local_out: SocketAddr, to: SocketAddr, hop: Hop) -> Session {
+fn session(
+    source: SocketAddr,
+    local_in: SocketAddr,
+    local_out: SocketAddr,
+    to: SocketAddr,
+    hop: Hop,
+) -> Session {
     let octets = |address: SocketAddr| match address.ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -176,10 +182,8 @@ fn session(source: SocketAddr, local_in: SocketAddr, local_out: SocketAddr, to: 
     let port = |address: SocketAddr| address.port().to_be_bytes();
     let key = |local| LOCALS.iter().position(|&l| l == local).unwrap() as u8;
     let (ip_delta, udp_delta) = if source.is_ipv4() == to.is_ipv4() {
-        let addresses = delta(
-            &[octets(source), octets(local_in)].concat(),
-            &[octets(local_out), octets(to)].concat(),
-        );
+        let addresses =
+            delta(&[octets(source), octets(local_in)].concat(), &[octets(local_out), octets(to)].concat());
         let ports = delta(&[port(source), port(local_in)].concat(), &[port(local_out), port(to)].concat());
         (if source.is_ipv4() { add(addresses, TTL_DECREMENT) } else { 0 }, add(addresses, ports))
     } else {
@@ -298,15 +302,16 @@ impl Relay {
     }
 
     /// Fills the ring buffer with copies of an initiation, and gives how many went in. None of them is taken out
-    /// before [`Self::events`] is called, so use [`Self::verdict`] until then.
+    /// before [`Self::events`] or [`Self::run`] is called.
     pub fn fill_events(&mut self) -> usize {
         let frame = IPV4.datagram(IPV4.alice, crate::datagram::initiation(1)).frame();
-        let full = |relay: &Self| relay.counter(Reason::InitiationNotCopied, Family::Ipv4).packets > 0;
-        (0..1000).take_while(|_| {
+        let refused = |relay: &Self| relay.counter(Reason::InitiationNotCopied, Family::Ipv4).packets;
+        let before = refused(self);
+        let goes_in = |_: &i32| {
             self.verdict(&frame);
-            !full(self)
-        })
-        .count()
+            refused(self) == before
+        };
+        (0..1000).take_while(goes_in).count()
     }
 
     /// Runs the program on one frame, looking at nothing but the verdict.
@@ -328,9 +333,10 @@ impl Relay {
     /// One counter, all CPUs together.
     pub fn counter(&self, reason: Reason, family: Family) -> Counter {
         let counters: PerCpuArray<_, Counter> = self.ebpf.map(tables::COUNTERS).unwrap().try_into().unwrap();
-        counters.get(&counter_index(reason, family), 0).unwrap().iter().fold(Counter::default(), |sum, one| {
-            Counter { packets: sum.packets + one.packets, bytes: sum.bytes + one.bytes }
-        })
+        counters.get(&counter_index(reason, family), 0).unwrap().iter().fold(
+            Counter::default(),
+            |sum, one| Counter { packets: sum.packets + one.packets, bytes: sum.bytes + one.bytes },
+        )
     }
 
     fn counters(&self) -> Vec<(Reason, Family, Counter)> {
@@ -342,7 +348,9 @@ impl Relay {
         let sessions: HashMap<_, u32, Session> = self.ebpf.map(tables::SESSIONS).unwrap().try_into().unwrap();
         let mut all: Vec<_> = sessions
             .iter()
-            .map(|entry| entry.map(|(index, s)| (index, Counter { packets: s.packets, bytes: s.bytes })).unwrap())
+            .map(|entry| {
+                entry.map(|(index, s)| (index, Counter { packets: s.packets, bytes: s.bytes })).unwrap()
+            })
             .collect();
         all.sort_by_key(|&(index, _)| index);
         all
@@ -372,6 +380,12 @@ impl Relay {
     pub fn hints(&self) -> PerCpuValues<u64> {
         let hints: PerCpuArray<_, u64> = self.ebpf.map(tables::HINTS).unwrap().try_into().unwrap();
         hints.get(&0, 0).unwrap()
+    }
+
+    /// Makes it so that no CPU has raised a hint yet.
+    pub fn forget_hints(&mut self) {
+        let never = PerCpuValues::try_from(vec![0; self.hints().len()]).unwrap();
+        self.set_hints(never);
     }
 
     pub fn set_hints(&mut self, times: PerCpuValues<u64>) {

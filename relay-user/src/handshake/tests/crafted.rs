@@ -11,10 +11,9 @@ use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 
 use crate::{
     handshake::{
-        Action, Datagram, Limits, Outcome, Session, Settings, Timestamp, Tracker,
+        Action, Datagram, Limits, Outcome, Session, Settings, Timestamp, Tracker, cookie,
         mac::MacKey,
-        message::Message,
-        {cookie, message::Mac},
+        message::{Mac, Message},
     },
     members::{Member, MemberId, Members, OtherRelay, Place, Policy, PublicKey},
 };

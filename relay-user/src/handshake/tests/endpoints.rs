@@ -121,12 +121,32 @@ fn an_endpoint_seen_of_two_members_is_the_newests() {
 }
 
 #[test]
+fn a_member_seen_at_anothers_endpoint_does_not_cut_it_off() {
+    // Mallory, of another network, has sent one authenticated keepalive with Alice's source address.
+    let words = ["alice", "bob", "mallory/elsewhere"];
+    let mut relay = Relay::new(settings(), members(Policy::Members, &[], &words));
+    for (name, endpoint) in [("alice", ALICE), ("bob", BOB), ("mallory", ALICE)] {
+        relay.learn(name, endpoint);
+    }
+    relay.open(("alice", ALICE, 1), ("bob", BOB, 2));
+    relay.open(("bob", BOB, 3), ("alice", ALICE, 4));
+}
+
+#[test]
 fn two_members_at_one_endpoint_do_not_talk_over_the_relay() {
     let mut relay = trio();
     relay.learn("bob", ALICE);
     let initiation = relay.initiation(1, "alice");
     assert!(relay.hear(ALICE, initiation).is_empty());
     assert_eq!(relay.count(Outcome::SameEndpoint), 1);
+}
+
+#[test]
+fn a_session_does_not_follow_to_where_its_other_side_is() {
+    let mut relay = trio();
+    let session = relay.open(("alice", ALICE, 1), ("bob", BOB, 2));
+    relay.learn("alice", BOB);
+    assert_eq!(relay.tracker.session_by_index(1), Some(&session));
 }
 
 #[test]

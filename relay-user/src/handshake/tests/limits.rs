@@ -134,9 +134,8 @@ fn a_flood_leaves_genuine_pending_entries_and_bounded_tables() {
     let mut relay = limited(Limits { pending: 1000, proven: 500, ..Limits::default() });
     let initiation = relay.initiation(1, "bob");
     assert_eq!(relay.hear(ALICE, initiation).len(), 1);
-    // One initiation made per kind is enough: what differs is the index, which a relay sees before any key.
-    let proofs: Vec<u32> = (0..600).collect();
-    for n in proofs {
+    // Sources that do prove their address, more than there is room for.
+    for n in 0..600 {
         relay.prove(&format!("198.51.{}.{}:9", n / 200, n % 200 + 1), 10_000 + n, "bob");
     }
     for n in 0..100_000_u32 {

@@ -312,6 +312,19 @@ fn each_side_is_spoken_to_from_the_address_that_it_speaks_to() {
 }
 
 #[test]
+fn an_answer_too_tells_which_of_our_addresses_a_host_speaks_to() {
+    let mut relay = Relay::with_alice_and_bob();
+    let answers = [relay.response(2, 1, "alice"), relay.cookie_reply(1)];
+    for (answer, local) in answers.into_iter().zip([ip(RELAY_2), ip(RELAY)]) {
+        let initiation = relay.initiation(1, "bob");
+        relay.hear(ALICE, initiation);
+        relay.receive(&Datagram { local, remote: at(BOB), ttl: 64, message: answer });
+        let next = relay.initiation(3, "bob");
+        assert_eq!(relay.hear(ALICE, next)[0].local, local);
+    }
+}
+
+#[test]
 fn the_address_that_an_unknown_host_greeted_is_remembered_until_it_is_learned() {
     let mut relay = Relay::new(settings(), members(Policy::Members, &[], &["alice", "bob"]));
     relay.learn("alice", ALICE);

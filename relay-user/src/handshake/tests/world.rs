@@ -127,6 +127,8 @@ pub struct World {
     pub rng: StdRng,
     flying: BTreeMap<(Timestamp, u64), Packet>,
     sequence: u64,
+    /// Handshake messages that have reached the relay.
+    recorded: Vec<Datagram>,
     /// Data messages that the relay passed on.
     pub data_forwarded: usize,
     /// Data messages that reached the relay and matched no session.
@@ -146,6 +148,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed ^ 0x5eed),
             flying: BTreeMap::new(),
             sequence: 0,
+            recorded: Vec::new(),
             data_forwarded: 0,
             data_refused: 0,
         }
@@ -307,6 +310,7 @@ impl World {
         };
         if up {
             let datagram = Datagram { local: destination.ip(), remote: source, ttl, message: bytes };
+            self.recorded.push(datagram.clone());
             self.act(|tracker, now, out| tracker.handle(now, &datagram, out));
         }
     }
@@ -340,6 +344,7 @@ impl World {
         self.hosts[to].inbox.iter().any(|(name, got)| *name == self.hosts[from].name && got == payload)
     }
 
+    /// A host's WireGuard starts anew.
     pub fn restart(&mut self, host: usize) {
         let names: Vec<_> = self.hosts[host].peers.iter().map(|peer| peer.name).collect();
         for name in names {
@@ -348,7 +353,27 @@ impl World {
         }
     }
 
-    pub fn drop_flying(&mut self) {
-        self.flying.clear();
+    /// Sends every handshake message that has reached the relay so far once more, as one who listens and forges source
+    /// addresses can.
+    pub fn replay(&mut self) {
+        for datagram in std::mem::take(&mut self.recorded) {
+            let destination = SocketAddr::new(datagram.local, RELAY_PORT);
+            self.fly(datagram.remote, destination, 64, datagram.message);
+        }
+    }
+
+    /// The relay's userspace starts anew: the maps stay, all else is lost. The interface has yet to be read.
+    pub fn restart_relay(&mut self, settings: Settings) {
+        let members = self.tracker.directory.members().clone();
+        self.tracker = Tracker::new(settings, StdRng::seed_from_u64(99));
+        self.kernel.pending.clear();
+        self.act(|tracker, now, out| tracker.set_members(now, members, out));
+        let sessions: Vec<_> = (self.kernel.sessions.iter())
+            .filter(|(index, s)| **index == s.responder.index)
+            .map(|(_, s)| *s)
+            .collect();
+        for session in sessions {
+            assert!(self.tracker.restore(session));
+        }
     }
 }

@@ -1,0 +1,58 @@
+//! An XDP program that passes every packet on, made of nothing: two instructions in an ELF file.
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Xdp, XdpMode},
+};
+use object::{
+    Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
+    write::{Object, StandardSection, Symbol, SymbolSection},
+};
+
+use crate::lab::Namespace;
+
+/// `r0 = XDP_PASS; exit` (Documentation/bpf/standardization/instruction-set.rst).
+const INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+
+/// Attaches it to a device, natively, as long as the result lives.
+///
+/// A veth takes the frames that its peer's native XDP program transmits only while it has an XDP program itself: without
+/// one they stay in its ring until something else wakes it (`veth_xdp_flush` in drivers/net/veth.c).
+pub fn attach(namespace: &Namespace, device: &str) -> Ebpf {
+    let elf = elf();
+    namespace.enter(|| {
+        let mut loaded = EbpfLoader::new().load(&elf).expect("read the passing program");
+        let program: &mut Xdp =
+            loaded.program_mut("pass").expect("it is there").try_into().expect("it is XDP");
+        program.load().expect("load the passing program");
+        program
+            .attach(device, XdpMode::Driver)
+            .unwrap_or_else(|error| panic!("attach XDP to {device}: {error}"));
+        loaded
+    })
+}
+
+fn elf() -> Vec<u8> {
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, native());
+    let section = object.add_section(Vec::new(), b"xdp".to_vec(), SectionKind::Text);
+    let offset = object.append_section_data(section, INSTRUCTIONS.as_flattened(), 8);
+    object.add_symbol(Symbol {
+        name: b"pass".to_vec(),
+        value: offset,
+        size: size_of_val(&INSTRUCTIONS) as u64,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(section),
+        flags: SymbolFlags::None,
+    });
+    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
+    object.append_section_data(license, b"GPL\0", 1);
+    // The loader looks for a text section, even an empty one.
+    object.section_id(StandardSection::Text);
+    object.write().expect("write an ELF file")
+}
+
+fn native() -> Endianness {
+    if cfg!(target_endian = "big") { Endianness::Big } else { Endianness::Little }
+}
