@@ -284,13 +284,7 @@ mod tests {
         assert_eq!(hops.changes(), []);
         hops.set_neighbour(2, GATEWAY, Some([9; 6]));
         let resolved =
-            NextHop {
-            ifindex: 2,
-            mtu: 1500,
-            destination_mac: [9; 6],
-            source_mac: ETH0.mac,
-            ..NOWHERE
-        };
+            NextHop { ifindex: 2, mtu: 1500, destination_mac: [9; 6], source_mac: ETH0.mac, ..NOWHERE };
         assert_eq!(hops.changes(), [(1, resolved)]);
         assert_eq!(hops.changes(), [], "once");
         hops.set_neighbour(2, GATEWAY, None);

@@ -63,9 +63,9 @@ pub fn read(packet: &Packet<'_>, port: u16) -> Option<TooBig> {
                 return None;
             }
             match header.icmp_type {
-                Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded { next_hop_mtu }) => {
-                    (u32::from(next_hop_mtu), quoted)
-                }
+                Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
+                    next_hop_mtu,
+                }) => (u32::from(next_hop_mtu), quoted),
                 _ => return None,
             }
         }
@@ -134,7 +134,8 @@ impl TooBig {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let udp = udp(Ipv4Header::MIN_LEN as u32)?;
                 let mut ip =
-                    Ipv4Header::new(udp.length, 64, IpNumber::UDP, source.octets(), destination.octets()).ok()?;
+                    Ipv4Header::new(udp.length, 64, IpNumber::UDP, source.octets(), destination.octets())
+                        .ok()?;
                 ip.dont_fragment = true;
                 ip.header_checksum = ip.calc_header_checksum();
                 ip.write(&mut quoted).ok()?;
@@ -142,7 +143,9 @@ impl TooBig {
                 quoted.extend(&self.message);
                 let next_hop_mtu = u16::try_from(mtu).ok()?;
                 let kind = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu };
-                Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), &quoted).to_bytes().to_vec()
+                Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), &quoted)
+                    .to_bytes()
+                    .to_vec()
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let udp = udp(Ipv6Header::LEN as u32)?;
@@ -226,10 +229,7 @@ mod tests {
         let payload =
             from_router(SocketAddr::new(to.local, PORT), to.endpoint, &data(index, 1400), mtu, quoted);
         let router = if to.endpoint.is_ipv4() { "192.0.2.254" } else { "2001:db8::fe" };
-        read(
-            &Packet { source: router.parse().unwrap(), local: to.local, ttl: 60, payload: &payload },
-            PORT,
-        )
+        read(&Packet { source: router.parse().unwrap(), local: to.local, ttl: 60, payload: &payload }, PORT)
     }
 
     /// What a host reads from a notice: MTU, the quoted packet's addresses and its length.
@@ -238,8 +238,9 @@ mod tests {
         let (mtu, quoted) = if notice.remote.is_ipv4() {
             let (header, quoted) = Icmpv4Header::from_slice(&notice.icmp).unwrap();
             assert_eq!(header.icmp_type.calc_checksum(quoted), header.checksum);
-            let Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded { next_hop_mtu }) =
-                header.icmp_type
+            let Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
+                next_hop_mtu,
+            }) = header.icmp_type
             else {
                 panic!("{header:?}")
             };
@@ -274,7 +275,8 @@ mod tests {
         ] {
             let too_big = read_from(&session, INDEX, told, usize::MAX).unwrap();
             let notice = too_big.translate(&session, PORT).unwrap();
-            let (source, local) = (session.initiator.endpoint, SocketAddr::new(session.initiator.local, PORT));
+            let (source, local) =
+                (session.initiator.endpoint, SocketAddr::new(session.initiator.local, PORT));
             assert_eq!(understood(&notice, &session), (mtu, source, local, len));
         }
     }
@@ -310,6 +312,10 @@ mod tests {
             from_router(SocketAddr::new(to.local, PORT), to.endpoint, &data(INDEX, 1400), 1400, usize::MAX);
         payload[2] ^= 1;
         let source = "192.0.2.254".parse().unwrap();
-        assert_eq!(read(&Packet { source, local: to.local, ttl: 9, payload: &payload }, PORT), None, "checksum");
+        assert_eq!(
+            read(&Packet { source, local: to.local, ttl: 9, payload: &payload }, PORT),
+            None,
+            "checksum"
+        );
     }
 }

@@ -16,7 +16,8 @@ use etherparse::{Ipv4HeaderSlice, UdpHeader, UdpSlice};
 use nix::{
     libc,
     sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt,
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, recvmsg, sendmsg, setsockopt,
+        sockopt,
     },
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -223,8 +224,12 @@ pub fn udp_packet(port: u16, datagram: &Datagram) -> io::Result<Vec<u8>> {
     let length = u16::try_from(UdpHeader::LEN + message.len()).map_err(io::Error::other)?;
     let mut header = UdpHeader { source_port: port, destination_port: remote.port(), length, checksum: 0 };
     let checksum = match (local, remote.ip()) {
-        (IpAddr::V4(local), IpAddr::V4(to)) => header.calc_checksum_ipv4_raw(local.octets(), to.octets(), message),
-        (IpAddr::V6(local), IpAddr::V6(to)) => header.calc_checksum_ipv6_raw(local.octets(), to.octets(), message),
+        (IpAddr::V4(local), IpAddr::V4(to)) => {
+            header.calc_checksum_ipv4_raw(local.octets(), to.octets(), message)
+        }
+        (IpAddr::V6(local), IpAddr::V6(to)) => {
+            header.calc_checksum_ipv6_raw(local.octets(), to.octets(), message)
+        }
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     };
     header.checksum = checksum.map_err(io::Error::other)?;

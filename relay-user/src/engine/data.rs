@@ -26,7 +26,8 @@ impl Engine {
     }
 
     fn forward(&mut self, received: Datagram) {
-        let session = receiver_index(&received.message).and_then(|index| self.tracker.session_by_index(index));
+        let session =
+            receiver_index(&received.message).and_then(|index| self.tracker.session_by_index(index));
         let (datagram, from, to) = match forward(received, session) {
             Ok((datagram, from, to)) => (datagram, from.member, to.member),
             Err(refusal) => {
@@ -57,7 +58,8 @@ impl Engine {
     /// A router on the way from the relay to a host has refused a packet.
     async fn router_said(&mut self, too_big: &TooBig) {
         let session = self.tracker.session_by_index(too_big.receiver_index()).copied();
-        let Some(notice) = session.and_then(|session| too_big.translate(&session, self.config.relay.port)) else {
+        let Some(notice) = session.and_then(|session| too_big.translate(&session, self.config.relay.port))
+        else {
             self.counts.too_big_ignored += 1;
             return;
         };
@@ -78,7 +80,11 @@ impl Engine {
             message: message.to_vec(),
         };
         let Some(&session) = self.tracker.session_by_index(too_big.receiver_index()) else { return };
-        let to = if session.responder.index == too_big.receiver_index() { session.responder } else { session.initiator };
+        let to = if session.responder.index == too_big.receiver_index() {
+            session.responder
+        } else {
+            session.initiator
+        };
         let Some(mtu) = self.next_hops.mtu(to.flow()) else { return };
         too_big.mtu = mtu;
         too_big.packet_len =

@@ -11,8 +11,9 @@ use super::{Engine, MemberTraffic, source};
 use crate::{
     clock,
     members::{MemberId, Place},
-    status::{Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Status, Userspace,
-        XdpInterface},
+    status::{
+        Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Status, Userspace, XdpInterface,
+    },
 };
 
 impl Engine {

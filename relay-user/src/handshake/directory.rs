@@ -11,7 +11,6 @@ use super::{
     message::Macs,
     outcome::Outcome,
     pending::{Handshake, Origin},
-    sessions::joinable,
 };
 use crate::members::{MemberId, Members, Place, Policy, PublicKey};
 
@@ -209,14 +208,15 @@ impl Directory {
         locations
     }
 
-    /// Where to send what `source` has for `recipient`.
+    /// Where to send what `source` has for `recipient`: in the source's family if there is a choice, since such packets
+    /// keep their size.
     pub fn route(&self, source: SocketAddr, recipient: MemberId) -> Result<SocketAddr, Outcome> {
         let locations = self.locations(recipient);
-        match locations.iter().find(|&&location| joinable(source, location)) {
-            Some(&location) => Ok(location),
+        let others = || locations.iter().copied().filter(|location| *location != source);
+        match others().find(|location| location.is_ipv4() == source.is_ipv4()).or_else(|| others().next()) {
+            Some(location) => Ok(location),
             None if locations.is_empty() => Err(Outcome::RecipientUnknownEndpoint),
-            None if locations.contains(&source) => Err(Outcome::SameEndpoint),
-            None => Err(Outcome::FamilyMismatch),
+            None => Err(Outcome::SameEndpoint),
         }
     }
 

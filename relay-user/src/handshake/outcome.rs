@@ -42,7 +42,7 @@ outcomes! {
     RelayLoop = "relay_loop",
     /// An initiation for a member whose endpoint is not known yet.
     RecipientUnknownEndpoint = "recipient_unknown_endpoint",
-    /// An initiation for a member that has no endpoint of the source's address family.
+    /// An initiation for a member whose endpoint is of a family that the relay has no address of.
     FamilyMismatch = "family_mismatch",
     /// An initiation for a member that is at the very endpoint that it came from.
     SameEndpoint = "same_endpoint",

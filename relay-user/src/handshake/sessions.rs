@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -13,11 +13,6 @@ use crate::members::MemberId;
 pub const LIFETIME: Duration = Duration::from_secs(185);
 /// How many cookie replies of a loaded initiator are sent on for one session.
 pub const COOKIES: u8 = 3;
-
-/// Whether packets can be relayed between two endpoints: both are of one address family, and they are not the same.
-pub fn joinable(a: SocketAddr, b: SocketAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4() && a != b
-}
 
 /// A session and what was seen of it.
 #[derive(Clone, Copy, Debug)]
@@ -137,17 +132,18 @@ impl Sessions {
         self.unlink(index).map(|record| record.session)
     }
 
-    /// Sets a side's endpoint, what was seen of the session is kept. `responder` is the responder's index. Returns the
-    /// session before and after.
+    /// Sets a side's endpoint and the relay's address towards it; what was seen of the session is kept. `responder` is the
+    /// responder's index. Returns the session before and after.
     pub fn relocate(
         &mut self,
         responder: u32,
         side: impl Fn(&mut Session) -> &mut Side,
-        endpoint: SocketAddr,
+        (endpoint, local): (SocketAddr, IpAddr),
     ) -> Option<(Session, Session)> {
         let mut record = self.unlink(responder)?;
         let before = record.session;
-        side(&mut record.session).endpoint = endpoint;
+        let side = side(&mut record.session);
+        (side.endpoint, side.local) = (endpoint, local);
         let after = record.session;
         self.link(record);
         Some((before, after))

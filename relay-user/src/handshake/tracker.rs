@@ -18,7 +18,7 @@ use super::{
     message::Message,
     outcome::{Outcome, Outcomes},
     pending::{self, Origin, Pending},
-    sessions::{Sessions, joinable},
+    sessions::Sessions,
 };
 use crate::members::{MemberId, Members, PublicKey, unusable};
 
@@ -130,7 +130,8 @@ impl Tracker {
         for (member, old) in before {
             let new = self.directory.locations(member);
             for from in old {
-                if let Some(&to) = new.iter().find(|to| to.is_ipv4() == from.is_ipv4()) {
+                let same_family = new.iter().find(|to| to.is_ipv4() == from.is_ipv4());
+                if let Some(&to) = same_family.or(new.first()) {
                     self.follow(member, from, to, out);
                 }
             }
@@ -174,15 +175,15 @@ impl Tracker {
         }
     }
 
-    /// Moves the sessions that are bound to `from` as `member`'s side. One that can't be at `to`, as it would join two
-    /// families or two ends at one place, stays: its hosts make a new one.
+    /// Moves the sessions that are bound to `from` as `member`'s side. One that can't be at `to`, as it would join two ends
+    /// at one place, or as the relay has no address of that family, stays: its hosts make a new one.
     fn follow(&mut self, member: MemberId, from: SocketAddr, to: SocketAddr, out: &mut Vec<Action>) {
         if from == to {
             return;
         }
         let bound = |side: &Side| side.member == Some(member) && side.endpoint == from;
         let affected: Vec<Session> = self.sessions.of(member).copied().collect();
-        for Session { initiator, responder, .. } in affected {
+        for Session { initiator, responder, opened } in affected {
             let (side, other): (fn(&mut Session) -> &mut Side, _) = if bound(&initiator) {
                 (|session| &mut session.initiator, responder)
             } else if bound(&responder) {
@@ -190,8 +191,11 @@ impl Tracker {
             } else {
                 continue;
             };
-            if joinable(to, other.endpoint)
-                && let Some((from, to)) = self.sessions.relocate(responder.index, side, to)
+            let local = side(&mut Session { initiator, responder, opened }).local;
+            let same_family = local.is_ipv4() == to.is_ipv4();
+            if to != other.endpoint
+                && let Some(local) = if same_family { Some(local) } else { self.local_towards(to) }
+                && let Some((from, to)) = self.sessions.relocate(responder.index, side, (to, local))
             {
                 out.push(Action::Move { from, to });
                 self.outcomes.add(Outcome::SessionMoved);
@@ -249,7 +253,7 @@ impl Tracker {
                 && side.local.is_ipv4() == side.endpoint.is_ipv4()
         });
         sound
-            && joinable(session.initiator.endpoint, session.responder.endpoint)
+            && session.initiator.endpoint != session.responder.endpoint
             && self.directory.permits(session.initiator.member, session.responder.member)
             && self.has_room_for(&session).is_ok()
             && self.sessions.superseded_by(&session, self.settings.limits.sessions_per_pair).is_none()

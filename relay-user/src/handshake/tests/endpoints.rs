@@ -85,13 +85,28 @@ fn a_repeated_report_changes_nothing() {
 }
 
 #[test]
-fn a_change_of_family_leaves_sessions_alone() {
+fn a_change_of_family_moves_sessions_to_the_relays_address_of_that_family() {
     let mut relay = trio();
-    let session = relay.open(("alice", ALICE, 1), ("bob", BOB, 2));
+    let mut session = relay.open(("alice", ALICE, 1), ("bob", BOB, 2));
     relay.learn("alice", "[2001:db8:a::1]:1");
+    let ipv6 = *settings().addresses.iter().find(|address| address.is_ipv6()).unwrap();
+    (session.initiator.endpoint, session.initiator.local) = (at("[2001:db8:a::1]:1"), ipv6);
     assert_eq!(relay.tracker.session_by_index(1), Some(&session));
+    // And new handshakes go from one family to the other.
     let initiation = relay.initiation(3, "bob");
-    assert!(relay.hear("[2001:db8:a::1]:1", initiation).is_empty());
+    let sent = relay.hear("[2001:db8:a::1]:1", initiation);
+    assert_eq!((sent[0].remote, sent[0].local.is_ipv4()), (at(BOB), true));
+}
+
+#[test]
+fn a_relay_without_an_address_of_the_family_does_not_join() {
+    let mut settings = settings();
+    settings.addresses.retain(|address| address.is_ipv4());
+    let mut relay = Relay::new(settings, members(Policy::Members, &[], &["alice", "bob"]));
+    relay.learn("alice", ALICE);
+    relay.learn("bob", "[2001:db8:b::1]:1");
+    let initiation = relay.initiation(3, "bob");
+    assert!(relay.hear(ALICE, initiation).is_empty());
     assert_eq!(relay.count(Outcome::FamilyMismatch), 1);
 }
 
