@@ -107,7 +107,8 @@ impl Interface {
         let key = if file.exists() { read_key(file)? } else { generate_key(file)? };
         check_port(relay.port)?;
         let backend = start_backend(&relay.interface, name).await?;
-        let this = Self { name, backend, owned: true, created: true, public_key: PublicKey(key.get_public().0) };
+        let this =
+            Self { name, backend, owned: true, created: true, public_key: PublicKey(key.get_public().0) };
         let result = this.set_up(relay, key, netlink).await;
         if result.is_err() {
             this.remove(netlink).await;
