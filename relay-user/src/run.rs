@@ -49,6 +49,10 @@ async fn with_socket(
         None => None,
     };
     let (netlink, subscription) = Netlink::connect()?;
+    // Before anything is made.
+    for interface in &config.relay.attach {
+        netlink.ifindex(interface).await?;
+    }
     let interface = Interface::open(&config.relay, &netlink).await?;
     let listeners = Listeners { api, metrics };
     let result = with_interface(path, config, &interface, &netlink, subscription, listeners, shutdown).await;

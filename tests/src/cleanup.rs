@@ -8,7 +8,7 @@ use std::{
     collections::BTreeSet,
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Once, RwLock, RwLockReadGuard},
+    sync::{Once, RwLock, RwLockReadGuard, TryLockError},
     time::Duration,
 };
 
@@ -141,6 +141,14 @@ pub fn prepare() {
             .into_iter()
             .filter(|lab| !Path::new(&format!("/proc/{}", lab.process)).exists())
             .for_each(remove);
+        // What fails because its lab is being removed is no news: it waits for the end instead of telling.
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            while matches!(MAKING.try_read(), Err(TryLockError::WouldBlock)) {
+                std::thread::park();
+            }
+            tell(panic);
+        }));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).expect("handle signals");
         std::thread::spawn(move || {
             let Some(signal) = signals.forever().next() else { return };

@@ -4,7 +4,8 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::Write as _,
-    path::{Path, PathBuf},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -28,6 +29,8 @@ pub fn program(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin:{TOOLS}")).stdin(Stdio::null());
+    // A group of its own: Ctrl-C is for us, and we end the others in order.
+    command.process_group(0);
     command
 }
 
@@ -86,11 +89,6 @@ impl Process {
     /// What it has printed so far, standard output and error together.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// The file that holds what it prints.
-    pub fn log(&self) -> &Path {
-        &self.log
     }
 
     /// Its exit status if it has ended.

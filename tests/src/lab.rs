@@ -57,6 +57,7 @@ impl Lab {
     #[expect(clippy::new_without_default, reason = "it needs root and changes the system")]
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        assert!(rustix::process::geteuid().is_root(), "the lab makes network namespaces, which needs root");
         cleanup::prepare();
         let _making = cleanup::making();
         let id = LabId { process: std::process::id(), number: NUMBER.fetch_add(1, Ordering::Relaxed) };

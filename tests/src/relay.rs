@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Command, ExitStatus, Output},
     time::Duration,
@@ -214,11 +214,6 @@ sessions = 65536
         self.process.take().expect("wgrelay runs").stop(signal)
     }
 
-    /// What it has printed since it was started last.
-    pub fn printed(&self) -> String {
-        self.process.as_ref().map(Process::printed).unwrap_or_default()
-    }
-
     /// One of its commands that look at the running relay: `status`, `hosts` or `sessions`.
     pub fn query(&self, what: &str, arguments: &[&str]) -> Output {
         let mut command = program(wgrelay());
@@ -291,11 +286,6 @@ sessions = 65536
     #[track_caller]
     pub fn wg(&self, arguments: &[&str]) -> String {
         run(self.namespace.command("wg").args(arguments))
-    }
-
-    /// The public address of a family.
-    pub fn address(outer: Outer) -> IpAddr {
-        Self::endpoint(outer).ip()
     }
 }
 

@@ -172,7 +172,8 @@ impl Plan {
         let directory = tools_directory(workspace);
         let directory = directory.display();
         format!(
-            "mkdir -p {directory} && cd {directory} && apt-get download prometheus && dpkg-deb --fsys-tarfile \
+            "mkdir -p {directory} && cd {directory} && apt-get -o APT::Sandbox::User=root \
+             download prometheus && dpkg-deb --fsys-tarfile \
              prometheus_*.deb | tar --extract --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb"
         )
     }
@@ -280,7 +281,7 @@ mod tests {
             "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked --no-default-features \
              --features llvm-22 --root /w/target/tools/bpf-linker-llvm-22"
         );
-        assert!(commands[3].contains("apt-get download prometheus"));
+        assert!(commands[3].contains("download prometheus"));
     }
 
     #[test]

@@ -48,6 +48,16 @@ fn a_nat_that_forgets_is_followed() {
 }
 
 #[test]
+fn a_host_whose_nat_forgot_comes_back_by_its_own_handshake() {
+    // No keepalive comes in time, so for the relay its new handshake is from a stranger, who is asked for a cookie.
+    let (world, pings) = pinging(Outer::Ipv4, 600);
+    assert_eq!(world.relay.status().handshakes("challenged"), 0);
+    world.nat_a.forget();
+    pings.more(50, HANDSHAKE);
+    assert!(world.relay.status().handshakes("challenged") >= 1, "a came from an unknown address");
+}
+
+#[test]
 fn a_carrier_nat_that_forgets_is_followed() {
     let (world, pings) = pinging(Outer::Ipv4, 5);
     world.nat_b_carrier.forget();

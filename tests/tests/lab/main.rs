@@ -4,6 +4,5 @@ mod coming_back;
 mod failures;
 mod members;
 mod premises;
-
 mod seeing;
 mod talking;

@@ -57,6 +57,12 @@ fn frames(hosts: &Hosts) -> Vec<Fixture> {
             frame[udp_len..udp_len + 2].copy_from_slice(&len.to_be_bytes());
         })
     };
+    // Both lengths agree, and are smaller than a UDP header.
+    let (ip_len, header) = if hosts.family == Family::Ipv4 { (ETHERNET + 2, 20) } else { (ETHERNET + 4, 0) };
+    let both_short = changed(data.frame(), |frame| {
+        frame[ip_len..ip_len + 2].copy_from_slice(&[0, header + 7]);
+        frame[udp_len..udp_len + 2].copy_from_slice(&[0, 7]);
+    });
     vec![
         other("802.1Q tag", tagged(data.frame(), 0x8100), Reason::VlanTagged),
         other("802.1ad tag", tagged(data.frame(), 0x88a8), Reason::VlanTagged),
@@ -93,6 +99,7 @@ fn frames(hosts: &Hosts) -> Vec<Fixture> {
             changed(data.frame(), |frame| frame[ETHERNET] = version),
             Reason::Malformed,
         ),
+        fixture("UDP and IP shorter than UDP's header", both_short, Reason::Malformed),
         fixture("UDP longer than IP", udp_len_plus(1), Reason::Malformed),
         fixture("UDP shorter than IP", udp_len_plus(1_u16.wrapping_neg()), Reason::Malformed),
         fixture(
@@ -149,6 +156,7 @@ fn data(hosts: &Hosts) -> Vec<Fixture> {
     let by = |hop| from(hosts.alice, hosts.session(hop));
     let back = by(Hop::Back);
     let other_port = SocketAddr::new(hosts.alice.ip(), hosts.alice.port() + 1);
+    let other_address = SocketAddr::new(hosts.stranger.ip(), hosts.alice.port());
     let own = from(hosts.alice, hosts.unknown());
     let own_of_stranger = from(hosts.stranger, hosts.unknown());
     let too_big = usize::from(MTU) + 1 - back.packet_len() + back.payload.len();
@@ -158,7 +166,7 @@ fn data(hosts: &Hosts) -> Vec<Fixture> {
             .hinted(&own_of_stranger),
         fixture(
             "from another address",
-            &from(hosts.stranger, hosts.session(Hop::Back)),
+            &from(other_address, hosts.session(Hop::Back)),
             Reason::DataWrongSource,
         ),
         fixture("from another port", &from(other_port, hosts.session(Hop::Back)), Reason::DataWrongSource),
@@ -199,6 +207,7 @@ fn handshakes(hosts: &Hosts) -> Vec<Fixture> {
         fixture(&format!("{name} finds the ring buffer full"), datagram, reason).with_full_ring_buffer()
     };
     let at_other_port = |host: SocketAddr| SocketAddr::new(host.ip(), host.port() + 1);
+    let other_address = SocketAddr::new(hosts.stranger.ip(), hosts.bob.port());
     let initiation = hosts.datagram(hosts.stranger, initiation(hosts.unknown()));
     let initiation_too = Datagram { destination: hosts.relay_too, ttl: 1, ..initiation.clone() };
     let answer = |source, receiver| hosts.datagram(source, response(0xbb, receiver));
@@ -217,7 +226,7 @@ fn handshakes(hosts: &Hosts) -> Vec<Fixture> {
         full("a response", &answered, Reason::ResponseNotCopied),
         fixture(
             "a response from another address",
-            &answer(hosts.stranger, hosts.pending()),
+            &answer(other_address, hosts.pending()),
             Reason::ResponseWrongSource,
         ),
         fixture(
@@ -236,7 +245,7 @@ fn handshakes(hosts: &Hosts) -> Vec<Fixture> {
         full("a cookie for a response", &for_response, Reason::CookieReplyNotCopied),
         fixture(
             "a cookie for an initiation from another address",
-            &cookie(hosts.alice, hosts.pending()),
+            &cookie(other_address, hosts.pending()),
             Reason::CookieReplyWrongSource,
         ),
         fixture(
@@ -374,6 +383,11 @@ fn ipv6_headers() -> Vec<Fixture> {
             "a response from the mapped address of the expected responder",
             Datagram { source: mapped(IPV4.bob), payload: response(1, IPV4.pending()), ..data.clone() }
                 .frame(),
+            Reason::Malformed,
+        ),
+        fixture(
+            "an initiation to the mapped address of the relay",
+            Datagram { destination: mapped(IPV4.relay), payload: initiation(1), ..data.clone() }.frame(),
             Reason::Malformed,
         ),
         // An unused entry of `LOCALS` is `::`.
