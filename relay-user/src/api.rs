@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream as StdUnixStream,
+    },
     path::Path,
 };
 
@@ -48,11 +51,11 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     if StdUnixStream::connect(path).is_ok() {
         bail!("wgrelay is running already: it answers at {} (give each its own `socket`)", path.display());
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove the old socket {}", path.display()));
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            bail!("{} is there and is no socket: remove it, or set `socket` to another path", path.display());
         }
-        _ => {}
+        fs::remove_file(path).with_context(|| format!("remove the old socket {}", path.display()))?;
     }
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;

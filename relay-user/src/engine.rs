@@ -6,6 +6,7 @@
 mod actions;
 mod data;
 mod report;
+mod start;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,30 +17,30 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use rand::{SeedableRng as _, rngs::StdRng};
 use relay_ebpf::{
     event::{self, Event},
-    tables::{Endpoint, Ledger, Session as Entry},
+    tables::Endpoint,
 };
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zerocopy::FromBytes as _;
 
 use crate::{
     clock,
     config::Config,
-    forwarding::{Locals, restore},
-    handshake::{Action, Datagram, Limits, Settings, Timestamp, Tracker},
+    forwarding::Locals,
+    handshake::{Action, Datagram, Timestamp, Tracker},
     interface::{Interface, Peer},
     maps::{Maps, Traffic},
     members::{MemberId, Members, Place, PublicKey},
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
-    program::{Attached, Loaded},
+    program::Attached,
     sockets::Sockets,
     status::{Host, SessionDirection, Source, Status, Userspace},
 };
@@ -51,6 +52,8 @@ const READ_AGAIN: Duration = Duration::from_millis(250);
 /// Without hints it is read this often, or every so many times the time that a read takes, whichever is longer.
 const READ_INTERVAL: Duration = Duration::from_secs(5);
 const READ_SHARE: u32 = 20;
+/// After a read there is none for so many times the time that it took.
+const READ_PAUSE: u32 = 4;
 /// How often counters are looked at, unresolved neighbours are asked for and the tables are swept.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Every so many sweeps all neighbours in use are checked and all is compared with what it should be.
@@ -123,6 +126,8 @@ pub struct Engine {
     counts: Userspace,
     started: Timestamp,
     reads: Reads,
+    /// News of netlink was lost: the next sweep is a thorough one.
+    resync: bool,
 }
 
 /// When the WireGuard interface is to be read.
@@ -136,90 +141,38 @@ struct Reads {
     done: Option<Timestamp>,
     running: Option<JoinHandle<Result<Vec<Peer>>>>,
     began: Timestamp,
+    /// Not before this, whatever the hints: whoever sends garbage could otherwise have it read all the time.
+    earliest: Timestamp,
 }
 
 impl Reads {
+    fn new(now: Timestamp) -> Self {
+        Self { due: now, again: None, done: None, running: None, began: now, earliest: now }
+    }
+
     fn hint(&mut self, now: Timestamp) {
-        self.due = self.due.min(now + READ_AFTER_HINT);
+        self.due = self.due.min((now + READ_AFTER_HINT).max(self.earliest));
         self.again = Some(now + READ_AGAIN);
     }
 
     /// A read has ended: when is the next?
     fn finished(&mut self, now: Timestamp) {
         let took = now.saturating_sub(self.began);
+        self.earliest = now + took * READ_PAUSE;
         let regular = now + READ_INTERVAL.max(took * READ_SHARE);
-        self.due = self.again.take().map_or(regular, |again| again.max(now).min(regular));
+        self.due = self.again.take().map_or(regular, |again| again.max(self.earliest).min(regular));
         self.done = Some(now);
     }
 }
 
 impl Engine {
-    /// Takes over the loaded program, and what an earlier run has left in its maps.
-    pub async fn new(
-        config: Config,
-        loaded: Loaded,
-        interface: Interface,
-        netlink: Netlink,
-        members: Arc<Members>,
-        source: SourceState,
-    ) -> Result<(Self, RingBuf<MapData>)> {
-        let Loaded { mut maps, events, sockets, attached, adopted } = loaded;
-        let now = clock::now();
-        let locals = Locals::assign(&maps.locals(), &config.relay.addresses);
-        let left = if adopted { maps.sessions() } else { HashMap::new() };
-        let in_use = left.values().map(|(entry, _)| entry.next_hop).collect();
-        let settings = Settings {
-            public_key: interface.public_key(),
-            addresses: config.relay.addresses.clone(),
-            port: config.relay.port,
-            denied: config.relay.deny.clone(),
-            limits: Limits {
-                sessions: config.limits.sessions as usize / 2,
-                sessions_per_responder: config.limits.sessions_per_member as usize,
-                pending: config.limits.pending as usize,
-                ..Limits::default()
-            },
-        };
-        maps.write_locals(&locals.table()).context("write the relay's addresses")?;
-        let ports: Vec<u32> = attached.iter().map(|a| a.ifindex).collect();
-        maps.write_tx_ports(&ports).context("write the egress interfaces")?;
-        maps.forget_all().context("clear the handshakes of an earlier run")?;
-        let endpoints = maps.endpoints();
-        let mut engine = Self {
-            tracker: Tracker::new(settings, StdRng::from_os_rng()),
-            config,
-            maps,
-            locals,
-            next_hops: NextHops::new(in_use),
-            netlink,
-            sockets,
-            interface,
-            attached,
-            members: Arc::clone(&members),
-            source,
-            handshakes: HashMap::new(),
-            beside: HashMap::new(),
-            endpoints,
-            endpoints_version: None,
-            counts: Userspace::default(),
-            started: now,
-            reads: Reads { due: now, again: None, done: None, running: None, began: now },
-        };
-        engine.read_neighbours().await?;
-        engine.apply_members(&BTreeSet::new()).await;
-        // What WireGuard knows already counts at once: the sessions of an earlier run are checked against it.
-        let peers = engine.interface.peers().await?;
-        engine.take_in(peers).await;
-        engine.restore_sessions(left).await?;
-        Ok((engine, events))
-    }
-
-    /// Runs until the requests' channel is closed.
+    /// Runs until `stop`.
     pub async fn run(
         &mut self,
         events: RingBuf<MapData>,
         mut news: mpsc::Receiver<News>,
         mut requests: mpsc::Receiver<Request>,
+        stop: CancellationToken,
     ) -> Result<()> {
         // SAFETY: the ring buffer owns its descriptor and keeps it, the same one, until it is dropped with the `AsyncFd`.
         let mut events = unsafe { AsyncFd::register(events) }.context("watch the ring buffer")?;
@@ -262,10 +215,8 @@ impl Engine {
                     }
                     self.handle_news(batch).await;
                 }
-                request = requests.recv() => match request {
-                    Some(request) => self.handle_request(request).await,
-                    None => return Ok(()),
-                },
+                () = stop.cancelled() => return Ok(()),
+                Some(request) = requests.recv() => self.handle_request(request).await,
                 () = tokio::time::sleep(read_in), if self.reads.running.is_none() => self.start_read(),
                 peers = joined(&mut self.reads.running), if self.reads.running.is_some() => {
                     self.reads.running = None;
@@ -282,7 +233,7 @@ impl Engine {
                 }
                 _ = sweep.tick() => {
                     sweeps += 1;
-                    self.sweep(sweeps % RECONCILE_SWEEPS == 0).await;
+                    self.sweep(sweeps % RECONCILE_SWEEPS == 0 || self.resync).await;
                 }
             }
         }
@@ -326,13 +277,14 @@ impl Engine {
         let mut routes = false;
         for news in batch {
             match news {
-                News::Link(ifindex, link) => {
-                    self.next_hops.set_link(ifindex, link);
-                    routes = true;
+                News::Link(ifindex, link) => routes |= self.next_hops.set_link(ifindex, link),
+                News::Neighbour(ifindex, address, neighbour) => {
+                    self.next_hops.set_neighbour(ifindex, address, neighbour);
                 }
-                News::Neighbour(ifindex, address, mac) => self.next_hops.set_neighbour(ifindex, address, mac),
                 News::Routes => routes = true,
                 News::Lost => {
+                    // Older news may still be on its way and would undo what is read now: so it is read again soon.
+                    self.resync = true;
                     routes = true;
                     if let Err(error) = self.read_neighbours().await {
                         warn!("{error:#}");
@@ -340,10 +292,11 @@ impl Engine {
                 }
             }
         }
+        // Before anything is asked: a link that is down must not be sent to meanwhile.
+        self.write_next_hops();
         if routes {
             self.refresh_routes(&self.next_hops.flows()).await;
         }
-        self.write_next_hops();
     }
 
     async fn handle_request(&mut self, request: Request) {
@@ -425,44 +378,15 @@ impl Engine {
         }
     }
 
-    /// Puts back the sessions that an earlier run has left, as far as they are still allowed, and removes the rest.
-    async fn restore_sessions(&mut self, left: HashMap<u32, (Entry, Ledger)>) -> Result<()> {
-        if left.is_empty() {
-            return Ok(());
-        }
-        let mut kept = Vec::new();
-        for (&index, (entry, ledger)) in &left {
-            let session = left
-                .get(&ledger.twin)
-                .and_then(|(e, l)| restore(index, (entry, ledger), (e, l), &self.locals));
-            if let Some(session) = session
-                && self.tracker.restore(session)
-            {
-                kept.push(session);
-            }
-        }
-        self.maps
-            .retain_sessions(|index| self.tracker.session_by_index(index).is_some())
-            .context("remove the sessions of an earlier run that have ended")?;
-        info!(sessions = kept.len(), "sessions of an earlier run taken over");
-        self.carry_out(kept.into_iter().map(Action::Open).collect()).await;
-        for (id, next_hop) in self.next_hops.release_reserved() {
-            self.maps.write_next_hop(id, next_hop)?;
-        }
-        // Those that have expired meanwhile.
-        let mut actions = Vec::new();
-        self.tracker.expire(clock::now(), &mut actions);
-        self.carry_out(actions).await;
-        Ok(())
-    }
-
     async fn read_neighbours(&mut self) -> Result<()> {
         let all = self.netlink.links_and_neighbours().await?;
         self.next_hops.forget_links_and_neighbours();
         for news in all {
             match news {
-                News::Link(ifindex, link) => self.next_hops.set_link(ifindex, link),
-                News::Neighbour(ifindex, address, mac) => self.next_hops.set_neighbour(ifindex, address, mac),
+                News::Link(ifindex, link) => _ = self.next_hops.set_link(ifindex, link),
+                News::Neighbour(ifindex, address, neighbour) => {
+                    self.next_hops.set_neighbour(ifindex, address, neighbour);
+                }
                 News::Routes | News::Lost => {}
             }
         }

@@ -26,18 +26,27 @@ pub struct Locals([Option<IpAddr>; LOCALS_MAX as usize]);
 
 impl Locals {
     /// Gives every address a key: those that have one in `before` (the table as an earlier run left it) keep it, since
-    /// entries of live sessions name it.
+    /// entries of live sessions name it; the others get one that nothing can name, as long as there is one.
     pub fn assign(before: &[Address], addresses: &[IpAddr]) -> Self {
-        let mut keys = [None; LOCALS_MAX as usize];
-        for (key, &address) in keys.iter_mut().zip(before) {
-            *key = Some(IpAddr::from(address)).filter(|address| addresses.contains(address));
-        }
+        let Self(taken) = Self::read(before);
+        let mut keys = taken.map(|address| address.filter(|address| addresses.contains(address)));
         for address in addresses {
-            if !keys.contains(&Some(*address))
-                && let Some(free) = keys.iter_mut().find(|key| key.is_none())
-            {
-                *free = Some(*address);
+            if keys.contains(&Some(*address)) {
+                continue;
             }
+            let never_used = (0..keys.len()).find(|&key| keys[key].is_none() && taken[key].is_none());
+            if let Some(key) = never_used.or_else(|| keys.iter().position(Option::is_none)) {
+                keys[key] = Some(*address);
+            }
+        }
+        Self(keys)
+    }
+
+    /// The addresses as a table has them.
+    pub fn read(table: &[Address]) -> Self {
+        let mut keys = [None; LOCALS_MAX as usize];
+        for (key, &address) in keys.iter_mut().zip(table) {
+            *key = Some(IpAddr::from(address)).filter(|_| address != Address::UNSPECIFIED);
         }
         Self(keys)
     }
@@ -256,7 +265,14 @@ mod tests {
         let [a, b, c]: [IpAddr; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|a| a.parse().unwrap());
         let first = Locals::assign(&[], &[a, b]);
         let second = Locals::assign(&first.table(), &[c, b]);
-        assert_eq!((second.key(c), second.key(b), second.key(a)), (Some(0), Some(1), None));
+        assert_eq!((second.key(c), second.key(b), second.key(a)), (Some(2), Some(1), None));
+        assert_eq!(Locals::read(&first.table()), first);
+        let all: Vec<IpAddr> = (0..LOCALS_MAX as u8).map(|n| IpAddr::from([10, 0, 0, n])).collect();
+        let full = Locals::assign(&first.table(), &all);
+        assert!(
+            all.iter().all(|address| full.key(*address).is_some()),
+            "keys are used again if there is no other"
+        );
         let foreign = session("192.0.2.7:1000", "203.0.113.9:40001", "198.51.100.1", "198.51.100.77");
         assert_eq!(directions(&foreign, &locals(), 51820, |_| 3), None);
     }

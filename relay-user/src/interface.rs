@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use wireguard_control::{Backend, Device, DeviceUpdate, InterfaceName, Key, PeerConfigBuilder};
 
@@ -106,7 +107,7 @@ impl Interface {
         let file = relay.private_key_file.as_deref().expect("the configuration was checked");
         let key = if file.exists() { read_key(file)? } else { generate_key(file)? };
         check_port(relay.port)?;
-        let backend = start_backend(&relay.interface, name).await?;
+        let backend = start_backend(&relay.interface, name, netlink).await?;
         let this =
             Self { name, backend, owned: true, created: true, public_key: PublicKey(key.get_public().0) };
         let result = this.set_up(relay, key, netlink).await;
@@ -137,13 +138,14 @@ impl Interface {
 
     /// All peers as they are now.
     pub async fn peers(&self) -> Result<Vec<Peer>> {
-        if self.backend == Backend::Userspace {
-            let socket = userspace_socket(&self.name.as_str_lossy());
-            UnixStream::connect(&socket)
-                .with_context(|| format!("WireGuard's socket {} does not answer", socket.display()))?;
-        }
         let (name, backend) = (self.name, self.backend);
-        let device = call("read", move || Device::get(&name, backend)).await?;
+        let device = call("read", move || {
+            if backend == Backend::Userspace {
+                UnixStream::connect(userspace_socket(&name.as_str_lossy()))?;
+            }
+            Device::get(&name, backend)
+        })
+        .await?;
         let peer = |peer: wireguard_control::PeerInfo| Peer {
             public_key: PublicKey(peer.config.public_key.0),
             endpoint: peer.config.endpoint.map(canonical),
@@ -192,15 +194,25 @@ impl Interface {
     }
 }
 
+/// One call at a time, so that a WireGuard that hangs holds one thread and not more and more of them.
+static CALLS: Semaphore = Semaphore::const_new(1);
+
 /// Runs a blocking call to WireGuard on a thread of its own and gives it up after [`CALL_TIMEOUT`].
 async fn call<T: Send + 'static>(
     what: &str,
     f: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let answer = tokio::time::timeout(CALL_TIMEOUT, tokio::task::spawn_blocking(f)).await;
-    answer
-        .map_err(|_| anyhow!("WireGuard did not answer within {CALL_TIMEOUT:?}"))
-        .and_then(|joined| Ok(joined??))
+    let answer = async {
+        let turn = CALLS.acquire().await?;
+        let call = move || {
+            let _turn = turn;
+            f()
+        };
+        Ok(tokio::task::spawn_blocking(call).await??)
+    };
+    tokio::time::timeout(CALL_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_| Err(anyhow!("WireGuard did not answer within {CALL_TIMEOUT:?}")))
         .with_context(|| format!("{what} the WireGuard interface"))
 }
 
@@ -210,7 +222,16 @@ fn userspace_socket(interface: &str) -> PathBuf {
 }
 
 /// Makes the device: by the kernel or, where that has no WireGuard, by wireguard-go.
-async fn start_backend(interface: &str, name: InterfaceName) -> Result<Backend> {
+async fn start_backend(interface: &str, name: InterfaceName, netlink: &Netlink) -> Result<Backend> {
+    let result = start_any(interface, name).await;
+    if result.is_err() && netlink.ifindex(interface).await.is_ok() {
+        // Half made.
+        let _ = netlink.delete(interface).await;
+    }
+    result
+}
+
+async fn start_any(interface: &str, name: InterfaceName) -> Result<Backend> {
     let kernel = call("create", move || DeviceUpdate::new().apply(&name, Backend::Kernel)).await;
     let Err(kernel) = kernel else { return Ok(Backend::Kernel) };
     let program = std::env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| "wireguard-go".to_owned());
@@ -219,6 +240,7 @@ async fn start_backend(interface: &str, name: InterfaceName) -> Result<Backend> 
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
         .status();
     let status = tokio::time::timeout(START_TIMEOUT, started).await;
     match status {

@@ -240,7 +240,13 @@ pub fn unusable(endpoint: SocketAddr) -> Option<&'static str> {
     if endpoint.port() == 0 {
         return Some("port 0 can't be sent to");
     }
-    match endpoint.ip().to_canonical() {
+    if let IpAddr::V6(ip) = endpoint.ip()
+        && ip.to_ipv4_mapped().is_some()
+    {
+        // Packets carry, and the maps hold, the IPv4 address: this one would never match.
+        return Some("an IPv4-mapped address is an IPv4 address: write it as such");
+    }
+    match endpoint.ip() {
         IpAddr::V4(ip) if ip.is_loopback() => Some("a loopback address is the relay host itself"),
         IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("an unspecified address is no host"),
         IpAddr::V4(ip) if ip.is_multicast() => Some("a multicast address is not one host"),
@@ -419,6 +425,7 @@ mod tests {
             "[fe80::1]:1",
             "[::ffff:127.0.0.1]:1",
             "[::ffff:224.0.0.1]:1",
+            "[::ffff:198.51.100.1]:1",
         ];
         for endpoint in bad {
             assert!(unusable(endpoint.parse().unwrap()).is_some(), "{endpoint}");

@@ -239,6 +239,7 @@ impl Scrape {
                 ([("outcome", "no_session")], userspace.data_no_session),
                 ([("outcome", "wrong_source")], userspace.data_wrong_source),
                 ([("outcome", "ttl_exceeded")], userspace.data_ttl_exceeded),
+                ([("outcome", "bad_checksum")], userspace.data_bad_checksum),
                 ([("outcome", "lost")], userspace.slow_path_lost),
             ],
         )?;
@@ -251,7 +252,7 @@ impl Scrape {
         families.counters("sent_messages", "Handshake messages sent.", None, [(NONE, userspace.sent)])?;
         families.counters(
             "send_errors",
-            "Handshake messages that could not be sent.",
+            "Packets that could not be sent: handshake messages, data of the slow path, too-big messages.",
             None,
             [(NONE, userspace.send_errors)],
         )

@@ -1,12 +1,20 @@
 //! The kernel's routes, neighbours and links, by rtnetlink.
+//!
+//! Questions and news have a socket each. When the kernel has more news than a socket's buffer holds it drops what comes
+//! next, answers included, and a question on that socket would never be answered.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd as _, BorrowedFd},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     link::{
         InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
         VlanProtocol, XdpAttached,
@@ -14,9 +22,10 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
 };
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
+use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
 
-use crate::next_hops::{Flow, Link, Mac, Route, Vlan};
+use crate::next_hops::{Flow, Link, Mac, Neighbour, Route, Vlan};
 
 /// Something changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +33,17 @@ pub enum News {
     /// A link: `None` if it can't be used (gone, down, not Ethernet).
     Link(u32, Option<Link>),
     /// A neighbour: `None` if it is gone or can't be reached.
-    Neighbour(u32, IpAddr, Option<Mac>),
+    Neighbour(u32, IpAddr, Option<Neighbour>),
     /// Routes, rules or addresses: every route may be another now.
     Routes,
     /// News was lost: all has to be read again.
     Lost,
 }
+
+/// How long the kernel may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// The buffer for news, in bytes: a burst while the engine is busy should fit.
+const NEWS_BUFFER: usize = 4 << 20;
 
 /// A connection to the kernel's routing tables.
 #[derive(Clone)]
@@ -55,25 +69,34 @@ impl Netlink {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
         ];
-        let (connection, handle, messages) =
+        let (mut news, _, messages) =
             new_multicast_connection(&groups).context("open a netlink socket for routes and neighbours")?;
-        tokio::spawn(connection);
+        // Where that takes more rights than we have, the default has to do.
+        let socket = news.socket_mut().as_raw_fd();
+        // SAFETY: the connection owns the descriptor and lives until after the borrow.
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &NEWS_BUFFER);
+        tokio::spawn(news);
+        let (questions, handle, _) = new_connection().context("open a netlink socket for questions")?;
+        tokio::spawn(questions);
         let messages = Box::new(messages.map(|(message, _)| message));
         Ok((Self { handle }, Subscription { messages }))
     }
 
     /// All links and neighbours as they are now.
     pub async fn links_and_neighbours(&self) -> Result<Vec<News>> {
-        let links: Vec<_> =
-            self.handle.link().get().execute().try_collect().await.context("list the network interfaces")?;
-        let neighbours: Vec<_> =
-            self.handle.neighbours().get().execute().try_collect().await.context("list the neighbours")?;
+        let links: Vec<_> = answered(self.handle.link().get().execute().try_collect())
+            .await
+            .context("list the network interfaces")?;
+        let neighbours: Vec<_> = answered(self.handle.neighbours().get().execute().try_collect())
+            .await
+            .context("list the neighbours")?;
         let links = links.iter().map(|message| News::Link(message.header.index, link(message)));
         Ok(links.chain(neighbours.iter().filter_map(|message| neighbour(message, false))).collect())
     }
 
-    /// How the kernel would send a flow now; `None` if it would not, or to itself.
-    pub async fn route(&self, flow: Flow) -> Option<Route> {
+    /// How the kernel would send a flow now; `Ok(None)` if it would not, or to itself.
+    pub async fn route(&self, flow: Flow) -> Result<Option<Route>> {
         let message = match (flow.local, flow.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => RouteMessageBuilder::<Ipv4Addr>::new()
                 .source_prefix(local, 32)
@@ -83,14 +106,19 @@ impl Netlink {
                 .source_prefix(local, 128)
                 .destination_prefix(remote, 128)
                 .build(),
-            _ => return None,
+            _ => return Ok(None),
         };
-        // An error is the kernel's way to say "unreachable".
-        let answer = std::pin::pin!(self.handle.route().get(message).execute()).try_next().await.ok()??;
-        route(&answer, flow.remote)
+        let answers = self.handle.route().get(message).execute();
+        match answered(async { std::pin::pin!(answers).try_next().await }).await {
+            Ok(answer) => Ok(answer.and_then(|answer| route(&answer, flow.remote))),
+            // That is how the kernel says "unreachable".
+            Err(error) if matches!(error.downcast_ref(), Some(rtnetlink::Error::NetlinkError(_))) => Ok(None),
+            Err(error) => Err(error.context(format!("ask for the route to {}", flow.remote))),
+        }
     }
 
-    /// Asks the kernel to resolve a neighbour, or to check again one that is stale, as if it had to send to it.
+    /// Asks the kernel to resolve a neighbour, or to check again one that is stale, as if it had to send to it. Not for one
+    /// that an administrator has fixed: the kernel would take that for its own, and forget it if it does not answer.
     pub async fn resolve(&self, ifindex: u32, address: IpAddr) {
         let request = self
             .handle
@@ -100,15 +128,15 @@ impl Netlink {
             .flags(NeighbourFlags::Use)
             .replace()
             .execute();
-        if let Err(error) = request.await {
+        if let Err(error) = answered(request).await {
             tracing::debug!(%address, ifindex, %error, "the kernel would not resolve a neighbour");
         }
     }
 
     /// The message that describes an interface.
     async fn link_message(&self, name: &str) -> Result<LinkMessage> {
-        std::pin::pin!(self.handle.link().get().match_name(name.to_owned()).execute())
-            .try_next()
+        let answers = self.handle.link().get().match_name(name.to_owned()).execute();
+        answered(async { std::pin::pin!(answers).try_next().await })
             .await
             .ok()
             .flatten()
@@ -142,13 +170,15 @@ impl Netlink {
     pub async fn set_up(&self, name: &str) -> Result<()> {
         let index = self.ifindex(name).await?;
         let up = rtnetlink::LinkMessageBuilder::<rtnetlink::LinkUnspec>::new().index(index).up().build();
-        self.handle.link().set(up).execute().await.with_context(|| format!("take {name} up"))
+        answered(self.handle.link().set(up).execute()).await.with_context(|| format!("take {name} up"))
     }
 
     /// Removes an interface.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let index = self.ifindex(name).await?;
-        self.handle.link().del(index).execute().await.with_context(|| format!("remove interface {name}"))
+        answered(self.handle.link().del(index).execute())
+            .await
+            .with_context(|| format!("remove interface {name}"))
     }
 }
 
@@ -168,9 +198,21 @@ impl Subscription {
     }
 }
 
-fn news(message: &RouteNetlinkMessage) -> Option<News> {
+/// Waits for the kernel's answer, but not for ever.
+async fn answered<T>(answer: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T> {
+    Ok(tokio::time::timeout(ANSWER_TIMEOUT, answer).await.context("the kernel did not answer")??)
+}
+
+/// What a message of the kernel's means; `None` if nothing to us.
+pub fn news(message: &RouteNetlinkMessage) -> Option<News> {
     use RouteNetlinkMessage as M;
     match message {
+        // A bridge tells of its ports in the words of links that come and go.
+        M::NewLink(message) | M::DelLink(message)
+            if message.header.interface_family == AddressFamily::Bridge =>
+        {
+            None
+        }
         M::NewLink(message) => Some(News::Link(message.header.index, link(message))),
         M::DelLink(message) => Some(News::Link(message.header.index, None)),
         M::NewNeighbour(message) => neighbour(message, false),
@@ -193,7 +235,8 @@ fn link(message: &LinkMessage) -> Option<Link> {
         _ => None,
     });
     let mtu = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        // 0 would stand for "unresolved" in the table of next hops.
+        LinkAttribute::Mtu(mtu) if *mtu > 0 => Some(*mtu),
         _ => None,
     });
     usable.then_some(Link { mac: mac?, mtu: mtu?, vlan: vlan(message) })
@@ -242,10 +285,14 @@ fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<News> {
         NeighbourAttribute::LinkLayerAddress(mac) => Mac::try_from(mac.as_slice()).ok(),
         _ => None,
     });
-    Some(News::Neighbour(message.header.ifindex, address, if gone || !valid { None } else { mac }))
+    let fixed = matches!(message.header.state, NeighbourState::Permanent | NeighbourState::Noarp)
+        || message.header.flags.contains(NeighbourFlags::ExtLearned);
+    let neighbour = mac.filter(|_| valid && !gone).map(|mac| Neighbour { mac, fixed });
+    Some(News::Neighbour(message.header.ifindex, address, neighbour))
 }
 
-fn route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
+/// How the kernel would send to `destination`, by its answer; `None` if it would not, or to itself.
+pub fn route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }

@@ -41,6 +41,15 @@ pub struct Link {
     pub vlan: Option<Vlan>,
 }
 
+/// What is known of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its address.
+    pub mac: Mac,
+    /// Somebody has fixed it: an administrator, or a routing daemon. Then the kernel must not be asked to check it.
+    pub fixed: bool,
+}
+
 /// A VLAN on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vlan {
@@ -88,7 +97,9 @@ struct Hop {
 #[derive(Debug, Default)]
 pub struct NextHops {
     links: HashMap<u32, Link>,
-    neighbours: HashMap<(u32, IpAddr), Mac>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour>,
+    /// The interfaces that frames may leave by: those that have the XDP program.
+    egress: HashSet<u32>,
     routes: HashMap<Flow, Option<Route>>,
     hops: BTreeMap<HopKey, Hop>,
     reserved: HashSet<u16>,
@@ -105,9 +116,10 @@ pub const NOWHERE: NextHop = NextHop {
 };
 
 impl NextHops {
-    /// Nothing is known yet, and `reserved` entries are in use by sessions of an earlier run.
-    pub fn new(reserved: HashSet<u16>) -> Self {
-        Self { reserved, ..Self::default() }
+    /// Nothing is known yet. Frames may leave by the `egress` interfaces; what would leave by another is never resolved, so
+    /// that userspace forwards it. `reserved` entries are in use by sessions of an earlier run.
+    pub fn new(egress: impl IntoIterator<Item = u32>, reserved: HashSet<u16>) -> Self {
+        Self { egress: egress.into_iter().collect(), reserved, ..Self::default() }
     }
 
     /// The sessions of an earlier run have been rewritten: their entries are free.
@@ -116,18 +128,19 @@ impl NextHops {
         self.reserved.drain().filter(|id| !used.contains(id)).map(|id| (id, NOWHERE)).collect()
     }
 
-    /// News of a link: `None` if it is gone, down or without a MAC address.
-    pub fn set_link(&mut self, ifindex: u32, link: Option<Link>) {
-        match link {
+    /// News of a link: `None` if it is gone, down or without a MAC address. Returns whether it is news.
+    pub fn set_link(&mut self, ifindex: u32, link: Option<Link>) -> bool {
+        let before = match link {
             Some(link) => self.links.insert(ifindex, link),
             None => self.links.remove(&ifindex),
         };
+        before != link
     }
 
     /// News of a neighbour: `None` if it is gone or can't be reached.
-    pub fn set_neighbour(&mut self, ifindex: u32, address: IpAddr, mac: Option<Mac>) {
-        match mac {
-            Some(mac) => self.neighbours.insert((ifindex, address), mac),
+    pub fn set_neighbour(&mut self, ifindex: u32, address: IpAddr, neighbour: Option<Neighbour>) {
+        match neighbour {
+            Some(neighbour) => self.neighbours.insert((ifindex, address), neighbour),
             None => self.neighbours.remove(&(ifindex, address)),
         };
     }
@@ -148,10 +161,11 @@ impl NextHops {
         self.routes.keys().copied().collect()
     }
 
-    /// The flows whose path is known to take less than the link: the kernel forgets that after a while, and says nothing.
-    pub fn narrow_flows(&self) -> Vec<Flow> {
-        let narrow = |route: &Option<Route>| route.is_some_and(|route| route.mtu.is_some());
-        self.routes.iter().filter(|(_, route)| narrow(route)).map(|(&flow, _)| flow).collect()
+    /// The flows to ask for again without news: those whose path is known to take less than the link, since the kernel
+    /// forgets that after a while and says nothing; and those without a route, should an answer have been lost.
+    pub fn doubtful_flows(&self) -> Vec<Flow> {
+        let doubtful = |route: &Option<Route>| route.is_none_or(|route| route.mtu.is_some());
+        self.routes.iter().filter(|(_, route)| doubtful(route)).map(|(&flow, _)| flow).collect()
     }
 
     /// The answer for a flow: `None` if there is no route for it. Returns whether its table entry is another now, so that
@@ -183,7 +197,12 @@ impl NextHops {
 
     /// The hop of a flow, if it has one that is not resolved.
     pub fn unresolved(&self, flow: Flow) -> Option<HopKey> {
-        self.hop(flow).and_then(|(key, hop)| (hop.written.mtu == 0).then_some(key))
+        let (key, hop) = self.hop(flow)?;
+        (hop.written.mtu == 0 && !self.is_fixed(&key)).then_some(key)
+    }
+
+    fn is_fixed(&self, key: &HopKey) -> bool {
+        self.neighbours.get(&(key.ifindex, key.address)).is_some_and(|neighbour| neighbour.fixed)
     }
 
     /// The largest packet that a flow's next hop takes, in bytes, if it is resolved.
@@ -208,12 +227,13 @@ impl NextHops {
 
     /// What has to be written to the table, so that it says what is known now.
     pub fn changes(&mut self) -> Vec<(u16, NextHop)> {
-        let (links, neighbours) = (&self.links, &self.neighbours);
+        let (links, neighbours, egress) = (&self.links, &self.neighbours, &self.egress);
         let resolve = |key: &HopKey| {
             let link = links.get(&key.ifindex)?;
-            let destination_mac = *neighbours.get(&(key.ifindex, key.address))?;
+            let destination_mac = neighbours.get(&(key.ifindex, key.address))?.mac;
             let mtu = if key.mtu == 0 { link.mtu } else { link.mtu.min(key.mtu) };
-            let (ifindex, tags) = tagged(links, key.ifindex)?;
+            let (ifindex, tags) =
+                tagged(links, key.ifindex).filter(|(ifindex, _)| egress.contains(ifindex))?;
             let mut next_hop = NextHop {
                 ifindex,
                 mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
@@ -236,9 +256,17 @@ impl NextHops {
         writes
     }
 
-    /// The hops by their table entry and whether each is resolved.
+    /// The hops, and whether each is resolved.
     pub fn hops(&self) -> impl Iterator<Item = (HopKey, bool)> {
         self.hops.iter().map(|(&key, hop)| (key, hop.written.mtu != 0))
+    }
+
+    /// The hops whose neighbour the kernel may be asked for: those that are not resolved or, if `all`, every one.
+    pub fn to_resolve(&self, all: bool) -> Vec<HopKey> {
+        self.hops()
+            .filter(|(key, resolved)| (all || !resolved) && !self.is_fixed(key))
+            .map(|(key, _)| key)
+            .collect()
     }
 
     fn free_id(&self) -> Option<u16> {
@@ -271,18 +299,26 @@ mod tests {
     const FAR_TOO: Flow = Flow { local: LOCAL, remote: IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 8)) };
     const ETH0: Link = Link { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, vlan: None };
 
+    fn empty() -> NextHops {
+        NextHops::new([2, 3], HashSet::new())
+    }
+
+    fn learned(byte: u8) -> Option<Neighbour> {
+        Some(Neighbour { mac: [byte; 6], fixed: false })
+    }
+
     fn via_gateway() -> Route {
         Route::new(2, GATEWAY, None)
     }
 
     #[test]
     fn a_hop_is_resolved_by_link_and_neighbour_together() {
-        let mut hops = NextHops::default();
+        let mut hops = empty();
         assert!(hops.set_route(FAR, Some(via_gateway())));
         assert_eq!(hops.changes(), []);
         hops.set_link(2, Some(ETH0));
         assert_eq!(hops.changes(), []);
-        hops.set_neighbour(2, GATEWAY, Some([9; 6]));
+        hops.set_neighbour(2, GATEWAY, learned(9));
         let resolved =
             NextHop { ifindex: 2, mtu: 1500, destination_mac: [9; 6], source_mac: ETH0.mac, ..NOWHERE };
         assert_eq!(hops.changes(), [(1, resolved)]);
@@ -293,20 +329,20 @@ mod tests {
 
     #[test]
     fn a_gateway_that_changes_its_mac_is_one_write() {
-        let mut hops = NextHops::default();
+        let mut hops = empty();
         hops.set_link(2, Some(ETH0));
-        hops.set_neighbour(2, GATEWAY, Some([9; 6]));
+        hops.set_neighbour(2, GATEWAY, learned(9));
         hops.set_route(FAR, Some(via_gateway()));
         hops.set_route(FAR_TOO, Some(via_gateway()));
         assert_eq!(hops.id(FAR), hops.id(FAR_TOO));
         assert_eq!(hops.changes().len(), 1);
-        hops.set_neighbour(2, GATEWAY, Some([8; 6]));
+        hops.set_neighbour(2, GATEWAY, learned(8));
         assert_eq!(hops.changes().len(), 1);
     }
 
     #[test]
     fn a_moved_route_moves_the_destination_to_another_entry() {
-        let mut hops = NextHops::default();
+        let mut hops = empty();
         assert!(hops.set_route(FAR, Some(via_gateway())));
         assert!(!hops.set_route(FAR, Some(via_gateway())), "the same again is no change");
         let other = Route::new(3, GATEWAY, None);
@@ -319,9 +355,9 @@ mod tests {
 
     #[test]
     fn a_path_mtu_below_the_links_is_honoured() {
-        let mut hops = NextHops::default();
+        let mut hops = empty();
         hops.set_link(2, Some(ETH0));
-        hops.set_neighbour(2, GATEWAY, Some([9; 6]));
+        hops.set_neighbour(2, GATEWAY, learned(9));
         hops.set_route(FAR, Some(Route::new(2, GATEWAY, Some(1400))));
         hops.set_route(FAR_TOO, Some(via_gateway()));
         let mtus: Vec<_> = hops.changes().into_iter().map(|(_, hop)| hop.mtu).collect();
@@ -331,7 +367,7 @@ mod tests {
 
     #[test]
     fn entries_of_an_earlier_run_are_left_alone_until_released() {
-        let mut hops = NextHops::new(HashSet::from([1, 2]));
+        let mut hops = NextHops::new([2, 3, 4], HashSet::from([1, 2]));
         hops.set_route(FAR, Some(via_gateway()));
         assert_eq!(hops.id(FAR), 3);
         let mut freed = hops.release_reserved();
@@ -343,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_full_table_leaves_the_rest_unresolved() {
-        let mut hops = NextHops::default();
+        let mut hops = empty();
         for n in 0..NEXT_HOPS_MAX {
             let address = IpAddr::from(n.to_be_bytes());
             hops.set_route(Flow { local: LOCAL, remote: address }, Some(Route::new(2, address, None)));
@@ -355,12 +391,12 @@ mod tests {
 
     #[test]
     fn a_vlan_leaves_by_its_parent_with_its_tags() {
-        let mut hops = NextHops::default();
+        let mut hops = empty();
         let (outer, inner) = ([0x88, 0xa8, 0, 100], [0x81, 0, 0, 200]);
         hops.set_link(2, Some(ETH0));
         hops.set_link(3, Some(Link { vlan: Some(Vlan { parent: 2, tag: outer }), ..ETH0 }));
         hops.set_link(4, Some(Link { vlan: Some(Vlan { parent: 3, tag: inner }), mtu: 1400, ..ETH0 }));
-        hops.set_neighbour(4, GATEWAY, Some([9; 6]));
+        hops.set_neighbour(4, GATEWAY, learned(9));
         hops.set_route(FAR, Some(Route::new(4, GATEWAY, None)));
         let [(_, hop)] = hops.changes()[..] else { panic!("one hop") };
         assert_eq!((hop.ifindex, hop.mtu, hop.tag_count, hop.tags), (2, 1400, 2, [outer, inner]));
@@ -369,17 +405,51 @@ mod tests {
         hops.set_link(3, Some(Link { vlan: Some(Vlan { parent: 2, tag: outer }), ..ETH0 }));
         assert_eq!(hops.changes().len(), 1, "and up again");
         hops.set_link(5, Some(Link { vlan: Some(Vlan { parent: 4, tag: inner }), ..ETH0 }));
-        hops.set_neighbour(5, GATEWAY, Some([9; 6]));
+        hops.set_neighbour(5, GATEWAY, learned(9));
         hops.set_route(FAR, Some(Route::new(5, GATEWAY, None)));
         assert_eq!(hops.changes(), [], "three tags are more than the program writes");
     }
 
     #[test]
     fn each_of_the_relays_addresses_has_its_own_way() {
-        let mut hops = NextHops::default();
+        let mut hops = empty();
         let other_uplink = Flow { local: IpAddr::from([198, 51, 100, 1]), ..FAR };
         hops.set_route(FAR, Some(via_gateway()));
         hops.set_route(other_uplink, Some(Route::new(3, GATEWAY, None)));
         assert_ne!(hops.id(FAR), hops.id(other_uplink));
+    }
+
+    #[test]
+    fn only_attached_interfaces_are_used() {
+        let mut hops = empty();
+        hops.set_link(7, Some(ETH0));
+        hops.set_neighbour(7, GATEWAY, learned(9));
+        hops.set_route(FAR, Some(Route::new(7, GATEWAY, None)));
+        assert_eq!(hops.changes(), [], "interface 7 has no XDP program");
+    }
+
+    #[test]
+    fn a_neighbour_that_somebody_has_fixed_is_never_asked_for() {
+        let mut hops = empty();
+        hops.set_neighbour(2, GATEWAY, Some(Neighbour { mac: [9; 6], fixed: true }));
+        hops.set_route(FAR, Some(via_gateway()));
+        assert_eq!((hops.unresolved(FAR), hops.to_resolve(true)), (None, vec![]), "though its link is down");
+        hops.set_neighbour(2, GATEWAY, None);
+        assert_eq!(hops.to_resolve(false), [via_gateway().hop]);
+        hops.set_link(2, Some(ETH0));
+        hops.set_neighbour(2, GATEWAY, learned(9));
+        assert_eq!(hops.changes().len(), 1);
+        assert_eq!((hops.to_resolve(false), hops.to_resolve(true)), (vec![], vec![via_gateway().hop]));
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_asked_for_again() {
+        let mut hops = empty();
+        hops.set_route(FAR, None);
+        hops.set_route(FAR_TOO, Some(Route::new(2, GATEWAY, Some(1400))));
+        hops.set_route(Flow { remote: GATEWAY, ..FAR }, Some(via_gateway()));
+        let mut flows = hops.doubtful_flows();
+        flows.sort();
+        assert_eq!(flows, [FAR, FAR_TOO]);
     }
 }

@@ -52,8 +52,8 @@ pub struct Notice {
     pub icmp: Vec<u8>,
 }
 
-/// Reads an ICMP message. `None` unless it says "too big" of a transport data message from `port`, quotes enough to tell
-/// the session, and names an MTU that can be.
+/// Reads an ICMP message. `None` unless it says "too big" of a transport data message from `port` and quotes enough to
+/// tell the session.
 pub fn read(packet: &Packet<'_>, port: u16) -> Option<TooBig> {
     let (mtu, quoted) = match packet.source {
         IpAddr::V4(_) => {
@@ -82,6 +82,9 @@ pub fn read(packet: &Packet<'_>, port: u16) -> Option<TooBig> {
         LaxIpSlice::Ipv4(ip) => u32::from(ip.header().total_len()),
         LaxIpSlice::Ipv6(ip) => Ipv6Header::LEN as u32 + u32::from(ip.header().payload_length()),
     };
+    if ip.source_addr().is_ipv4() != packet.source.is_ipv4() {
+        return None;
+    }
     let payload = ip.payload();
     if payload.ip_number != IpNumber::UDP || ip.is_fragmenting_payload() {
         return None;
@@ -89,9 +92,7 @@ pub fn read(packet: &Packet<'_>, port: u16) -> Option<TooBig> {
     let (udp, message) = UdpHeader::from_slice(payload.payload).ok()?;
     let word = u32::from_le_bytes(message.get(..4)?.try_into().ok()?);
     message.get(..RECEIVER_INDEX + 4)?;
-    let least = if packet.source.is_ipv4() { MIN_IPV4 } else { MIN_IPV6 };
-    let plausible = (least..packet_len).contains(&mtu);
-    (udp.source_port == port && word == TRANSPORT_DATA && plausible).then(|| TooBig {
+    (udp.source_port == port && word == TRANSPORT_DATA).then(|| TooBig {
         mtu,
         packet_len,
         local: ip.source_addr(),
@@ -107,6 +108,12 @@ impl TooBig {
         index.map_or(0, u32::from_le_bytes)
     }
 
+    /// Whether the MTU can be true: a path of its family has it, and the packet would not have passed.
+    pub fn is_plausible(&self) -> bool {
+        let least = if self.remote.is_ipv4() { MIN_IPV4 } else { MIN_IPV6 };
+        (least..self.packet_len).contains(&self.mtu)
+    }
+
     /// What to tell the host whose packet it was. `None` unless the relay sent that packet within `session`, or if its
     /// sender can do nothing about it. `port` is the relay port.
     pub fn translate(&self, session: &Session, port: u16) -> Option<Notice> {
@@ -116,7 +123,7 @@ impl TooBig {
             return None;
         }
         let (mtu, packet_len) = match (from.endpoint.is_ipv4(), to.endpoint.is_ipv4()) {
-            (true, false) => (self.mtu - FAMILY_STEP, self.packet_len - FAMILY_STEP),
+            (true, false) => (self.mtu.checked_sub(FAMILY_STEP)?, self.packet_len - FAMILY_STEP),
             (false, true) => ((self.mtu + FAMILY_STEP).max(MIN_IPV6), self.packet_len + FAMILY_STEP),
             _ => (self.mtu, self.packet_len),
         };
@@ -299,10 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_read() {
+    fn nonsense_is_not_believed() {
         let session = four_to_four();
-        assert_eq!(read_from(&session, INDEX, 1428, usize::MAX), None, "it would have passed");
-        assert_eq!(read_from(&session, INDEX, 100, usize::MAX), None, "no path is that narrow");
+        let plausible = |mtu| read_from(&session, INDEX, mtu, usize::MAX).unwrap().is_plausible();
+        assert!(plausible(1427) && plausible(MIN_IPV4));
+        assert!(!plausible(1428), "it would have passed");
+        assert!(!plausible(MIN_IPV4 - 1), "no path is that narrow");
         for quoted in 0..36 {
             assert_eq!(read_from(&session, INDEX, 1400, quoted), None, "{quoted} bytes tell no session");
         }

@@ -246,9 +246,23 @@ async fn load_and_attach(config: &Config, netlink: &Netlink, dir: &Path, adopted
     for interface in &config.relay.attach {
         attached.push(attach(program, interface, config.relay.xdp_mode, dir, netlink).await?);
     }
+    remove_other_links(dir, &attached)?;
     let events = ebpf.take_map(tables::EVENTS).context("the BPF object has no map EVENTS")?.try_into()?;
     let sockets = Sockets::open(config.relay.port, &mut ebpf)?;
     Ok(Loaded { maps: Maps::take(&mut ebpf)?, events, sockets, attached, adopted })
+}
+
+/// Detaches from the interfaces that an earlier run was attached to and this one is not.
+fn remove_other_links(dir: &Path, attached: &[Attached]) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        let path = entry?.path();
+        let link =
+            path.file_name().and_then(|name| name.to_str()?.strip_prefix("link-")?.parse::<u32>().ok());
+        if link.is_some_and(|ifindex| attached.iter().all(|a| a.ifindex != ifindex)) {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn explain_load(error: ProgramError) -> anyhow::Error {

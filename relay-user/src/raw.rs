@@ -195,8 +195,8 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// A raw IPv4 socket gives the whole packet.
-    fn from_ipv4(bytes: &'a [u8]) -> Option<Self> {
+    /// A raw IPv4 socket gives the whole packet. `None` if its header makes no sense.
+    pub fn from_ipv4(bytes: &'a [u8]) -> Option<Self> {
         let header = Ipv4HeaderSlice::from_slice(bytes).ok()?;
         Some(Self {
             source: Ipv4Addr::from(header.source()).into(),
@@ -206,17 +206,38 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The UDP message in it, if it is one to `port`.
-    pub fn datagram(&self, port: u16) -> Option<Datagram> {
-        let udp = UdpSlice::from_slice(self.payload).ok()?;
-        (udp.destination_port() == port).then(|| Datagram {
-            local: self.local,
-            remote: SocketAddr::new(self.source, udp.source_port()),
-            ttl: self.ttl,
-            message: udp.payload().to_vec(),
+    /// The UDP message in it, if it is one to `port`; an error if its checksum is wrong: raw sockets are given packets before
+    /// the kernel checks that.
+    pub fn datagram(&self, port: u16) -> Option<Result<Datagram, BadChecksum>> {
+        let udp = UdpSlice::from_slice(self.payload).ok().filter(|udp| udp.destination_port() == port)?;
+        let header = udp.to_header();
+        let checksum = match (self.source, self.local) {
+            // Only IPv4 may go without.
+            (IpAddr::V4(_), _) if header.checksum == 0 => Ok(0),
+            (IpAddr::V4(source), IpAddr::V4(local)) => {
+                header.calc_checksum_ipv4_raw(source.octets(), local.octets(), udp.payload())
+            }
+            (IpAddr::V6(source), IpAddr::V6(local)) => {
+                header.calc_checksum_ipv6_raw(source.octets(), local.octets(), udp.payload())
+            }
+            _ => return None,
+        };
+        Some(if checksum.is_ok_and(|checksum| checksum == header.checksum) {
+            Ok(Datagram {
+                local: self.local,
+                remote: SocketAddr::new(self.source, header.source_port),
+                ttl: self.ttl,
+                message: udp.payload().to_vec(),
+            })
+        } else {
+            Err(BadChecksum)
         })
     }
 }
+
+/// A UDP checksum that does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadChecksum;
 
 /// The UDP packet (header and payload) from `port` of the relay that carries the message.
 pub fn udp_packet(port: u16, datagram: &Datagram) -> io::Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! `wgrelay run`: starts all parts, and stops them in order.
 
-use std::{future::Future, path::Path, sync::Arc};
+use std::{future::Future, net::UdpSocket, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -22,6 +22,9 @@ use crate::{
     preflight,
     program::{self, Claim},
 };
+
+/// How long open connections may take to end after `stop`.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs the relay until `shutdown` completes. After that, and after an error, nothing is left behind.
 pub async fn run(path: &Path, shutdown: impl Future<Output = ()>) -> Result<()> {
@@ -53,6 +56,11 @@ async fn with_socket(
     for interface in &config.relay.attach {
         netlink.ifindex(interface).await?;
     }
+    for &address in &config.relay.addresses {
+        if UdpSocket::bind((address, 0)).is_err() {
+            warn!(%address, "this host does not have that address: give the ones that its packets carry, before any NAT");
+        }
+    }
     let interface = Interface::open(&config.relay, &netlink).await?;
     let listeners = Listeners { api, metrics };
     let result = with_interface(path, config, &interface, &netlink, subscription, listeners, shutdown).await;
@@ -80,14 +88,16 @@ async fn with_interface(
     let members = members(path, &config, interface.public_key())?;
     let pin_dir = config.relay.pin_dir.clone();
     let loaded = program::load(&config, netlink).await?;
+    let adopted = loaded.adopted;
     let file = File::new(path.to_owned(), config.clone(), Arc::clone(&members), interface.public_key());
-    let result = async {
-        let (engine, events) =
-            Engine::new(config, loaded, interface.clone(), netlink.clone(), members, file.state()).await?;
-        serve(engine, events, subscription, listeners, file, shutdown).await
-    }
-    .await;
-    // A failed start leaves nothing; what an earlier run had left is gone with it.
+    let started =
+        Engine::new(config, loaded, interface.clone(), netlink.clone(), members, file.state()).await;
+    let result = match started {
+        Ok((engine, events)) => serve(engine, events, subscription, listeners, file, shutdown).await,
+        // What an earlier run has left goes on without us, for the next try.
+        Err(error) if adopted => return Err(error),
+        Err(error) => Err(error),
+    };
     let unloaded = program::unload(&pin_dir);
     result?;
     unloaded.map(|_| ())
@@ -128,13 +138,15 @@ async fn serve(
             tokio::select! {
                 () = stopped.cancelled() => return Ok(()),
                 told = subscription.next() => match told {
-                    Some(told) => news.send(told).await.context("tell netlink's news")?,
+                    // Nobody is there to be told once the engine has ended.
+                    Some(told) => _ = news.send(told).await,
                     None => bail!("the netlink connection has ended"),
                 },
             }
         }
     });
-    tasks.spawn(async move { engine.run(events, news_inbox, inbox).await });
+    let stopped = stop.clone();
+    tasks.spawn(async move { engine.run(events, news_inbox, inbox, stopped).await });
 
     info!(metrics = port.map(|address| address.to_string()), "ready: forwarding");
     let failed = tokio::select! {
@@ -144,9 +156,15 @@ async fn serve(
     info!("stopping");
     stop.cancel();
     let mut result = failed.map_or(Ok(()), |ended| ended.context("a task panicked")?);
-    while let Some(ended) = tasks.join_next().await {
-        let ended = ended.context("a task panicked").and_then(|ended| ended);
-        result = result.and(ended);
+    // A client that keeps its connection open must not keep us.
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            let ended = ended.context("a task panicked").and_then(|ended| ended);
+            result = std::mem::replace(&mut result, Ok(())).and(ended);
+        }
+    };
+    if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+        tasks.shutdown().await;
     }
     result
 }

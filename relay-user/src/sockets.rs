@@ -36,6 +36,8 @@ pub struct Sockets {
 pub enum Received {
     /// Transport data of a live session by its index, which the XDP program has passed on: a reassembled one, say.
     Data(Datagram),
+    /// The same, but its checksum is wrong.
+    Spoilt,
     /// A router could not take a packet of ours.
     TooBig(TooBig),
 }
@@ -87,9 +89,9 @@ impl Sockets {
         let Self { port, ipv4, ipv6, buffer } = self;
         loop {
             let received = tokio::select! {
-                ready = ipv4.udp.readable() => take(ready?, buffer, |p| p.datagram(*port).map(Received::Data)),
+                ready = ipv4.udp.readable() => take(ready?, buffer, |p| data(p, *port)),
                 ready = ipv4.icmp.readable() => take(ready?, buffer, |p| path_mtu::read(p, *port).map(Received::TooBig)),
-                ready = readable(ipv6, |f| &f.udp) => take(ready?, buffer, |p| p.datagram(*port).map(Received::Data)),
+                ready = readable(ipv6, |f| &f.udp) => take(ready?, buffer, |p| data(p, *port)),
                 ready = readable(ipv6, |f| &f.icmp) => {
                     take(ready?, buffer, |p| path_mtu::read(p, *port).map(Received::TooBig))
                 }
@@ -110,6 +112,10 @@ impl Sockets {
 fn watch(socket: Raw) -> Result<AsyncFd<Raw>> {
     // SAFETY: a `Raw` owns its descriptor and keeps it, the same one, until it is dropped with the `AsyncFd`.
     unsafe { AsyncFd::register(socket) }.context("watch a raw socket")
+}
+
+fn data(packet: &Packet<'_>, port: u16) -> Option<Received> {
+    packet.datagram(port).map(|datagram| datagram.map_or(Received::Spoilt, Received::Data))
 }
 
 /// Waits for ever if the family is missing, so that it can stand in a `select!`.

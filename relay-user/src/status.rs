@@ -97,6 +97,8 @@ pub struct Userspace {
     pub data_wrong_source: u64,
     /// Data packets that came to userspace with a TTL or hop limit of 1 or 0.
     pub data_ttl_exceeded: u64,
+    /// Data packets that came to userspace with a wrong UDP checksum.
+    pub data_bad_checksum: u64,
     /// Data packets for userspace that the kernel dropped because they came faster than they were read.
     pub slow_path_lost: u64,
     /// Hosts told that a packet of theirs was too big.
@@ -105,7 +107,7 @@ pub struct Userspace {
     pub too_big_ignored: u64,
     /// Handshake messages sent.
     pub sent: u64,
-    /// Messages that could not be sent.
+    /// Packets of any kind that could not be sent.
     pub send_errors: u64,
     /// Failed writes to the maps.
     pub map_errors: u64,

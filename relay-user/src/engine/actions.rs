@@ -25,17 +25,11 @@ impl Engine {
                     let written = self.maps.forget(index);
                     self.check(written, "forget a handshake");
                 }
-                Action::Open(session) => {
+                Action::Open(session) | Action::Move { to: session, .. } => {
                     self.ensure_route(session.initiator.flow()).await;
                     self.ensure_route(session.responder.flow()).await;
                     self.write_next_hops();
                     self.write(&session);
-                }
-                Action::Move { to, .. } => {
-                    self.ensure_route(to.initiator.flow()).await;
-                    self.ensure_route(to.responder.flow()).await;
-                    self.write_next_hops();
-                    self.write(&to);
                 }
                 Action::Close(session) => self.close(&session),
                 Action::Send(datagram) => match self.sockets.send(&datagram) {
@@ -88,8 +82,10 @@ impl Engine {
     /// Makes sure that the way of a flow is known, or being resolved.
     pub(super) async fn ensure_route(&mut self, flow: Flow) {
         if !self.next_hops.knows(flow) {
-            let route = self.netlink.route(flow).await;
-            self.next_hops.set_route(flow, route);
+            match self.netlink.route(flow).await {
+                Ok(route) => _ = self.next_hops.set_route(flow, route),
+                Err(error) => warn!("{error:#}"),
+            }
             self.write_next_hops();
         }
         if let Some(hop) = self.next_hops.unresolved(flow) {
@@ -101,9 +97,11 @@ impl Engine {
     pub(super) async fn refresh_routes(&mut self, flows: &[Flow]) {
         let mut moved = HashSet::new();
         for &flow in flows {
-            let route = self.netlink.route(flow).await;
-            if self.next_hops.set_route(flow, route) {
-                moved.insert(flow);
+            match self.netlink.route(flow).await {
+                Ok(route) if self.next_hops.set_route(flow, route) => _ = moved.insert(flow),
+                Ok(_) => {}
+                // What was known stays.
+                Err(error) => warn!("{error:#}"),
             }
         }
         self.write_next_hops();
@@ -125,10 +123,8 @@ impl Engine {
     /// Asks the kernel to resolve the hops that are not, or to check all of them: forwarded packets don't pass through its
     /// neighbour table, so by itself it would never notice that one has gone stale.
     async fn resolve_neighbours(&self, all: bool) {
-        for (hop, resolved) in self.next_hops.hops().collect::<Vec<_>>() {
-            if all || !resolved {
-                self.netlink.resolve(hop.ifindex, hop.address).await;
-            }
+        for hop in self.next_hops.to_resolve(all) {
+            self.netlink.resolve(hop.ifindex, hop.address).await;
         }
     }
 
@@ -151,17 +147,24 @@ impl Engine {
             .endpoints()
             .map(|(endpoint, member)| (endpoint.into(), member.map_or(0, |id| id.0)))
             .collect();
-        let mut results = Vec::new();
-        for &endpoint in self.endpoints.keys().filter(|endpoint| !wanted.contains_key(*endpoint)) {
-            results.push(self.maps.remove_endpoint(endpoint));
+        // What could not be written is not taken to be there, so that the next change tries again.
+        let gone: Vec<_> = self.endpoints.keys().filter(|e| !wanted.contains_key(*e)).copied().collect();
+        for endpoint in gone {
+            let removed = self.maps.remove_endpoint(endpoint);
+            if removed.is_ok() {
+                self.endpoints.remove(&endpoint);
+            }
+            self.check(removed, "remove an endpoint");
         }
-        for (&endpoint, &member) in wanted.iter().filter(|(e, m)| self.endpoints.get(*e) != Some(*m)) {
-            results.push(self.maps.write_endpoint(endpoint, member));
+        for (endpoint, member) in wanted {
+            if self.endpoints.get(&endpoint) != Some(&member) {
+                let written = self.maps.write_endpoint(endpoint, member);
+                if written.is_ok() {
+                    self.endpoints.insert(endpoint, member);
+                }
+                self.check(written, "write an endpoint");
+            }
         }
-        for written in results {
-            self.check(written, "write an endpoint");
-        }
-        self.endpoints = wanted;
         self.endpoints_version = Some(version);
     }
 
@@ -181,8 +184,12 @@ impl Engine {
         if !thorough {
             return;
         }
-        // The kernel forgets what it has learned of a path after a while, without a word.
-        self.refresh_routes(&self.next_hops.narrow_flows()).await;
+        // Should news have been lost, here it ends.
+        self.resync = false;
+        if let Err(error) = self.read_neighbours().await {
+            warn!("{error:#}");
+        }
+        self.refresh_routes(&self.next_hops.doubtful_flows()).await;
         let in_use: HashSet<Flow> =
             self.tracker.sessions().flat_map(|s| [s.initiator.flow(), s.responder.flow()]).collect();
         for (id, next_hop) in self.next_hops.retain(|flow| in_use.contains(&flow)) {

@@ -21,6 +21,7 @@ impl Engine {
     pub(super) async fn handle_received(&mut self, received: Received) {
         match received {
             Received::Data(datagram) => self.forward(datagram),
+            Received::Spoilt => self.counts.data_bad_checksum += 1,
             Received::TooBig(too_big) => self.router_said(&too_big).await,
         }
     }
@@ -58,7 +59,8 @@ impl Engine {
     /// A router on the way from the relay to a host has refused a packet.
     async fn router_said(&mut self, too_big: &TooBig) {
         let session = self.tracker.session_by_index(too_big.receiver_index()).copied();
-        let Some(notice) = session.and_then(|session| too_big.translate(&session, self.config.relay.port))
+        let believed = session.filter(|_| too_big.is_plausible());
+        let Some(notice) = believed.and_then(|session| too_big.translate(&session, self.config.relay.port))
         else {
             self.counts.too_big_ignored += 1;
             return;

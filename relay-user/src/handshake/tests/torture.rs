@@ -143,7 +143,11 @@ fn maps_and_tables_agree_whatever_happens() {
     }
     let all: BTreeSet<&str> = Outcome::ALL.iter().map(|outcome| outcome.label()).collect();
     let never: Vec<_> = all.difference(&seen).collect();
-    assert_eq!(never, [&"family_mismatch", &"initiation_for_relay", &"not_handshake"], "what this test does not do");
+    assert_eq!(
+        never,
+        [&"family_mismatch", &"initiation_for_relay", &"not_handshake"],
+        "what this test does not do"
+    );
 }
 
 #[test]
