@@ -3,60 +3,84 @@
 use aya_ebpf::programs::XdpContext;
 use relay_ebpf::{
     reason::{Family, Reason},
-    tables::{Endpoint, Session},
+    tables::Session,
     wireguard::{COOKIE_REPLY_LEN, INITIATION_LEN, Kind, RESPONSE_LEN},
 };
 
 use crate::{
-    frame::{Ethernet, Frame, IpFrame, MessageFrame, Udp, UdpFrame},
-    ip::{Ip, Ipv4, Ipv6},
-    maps::{CONFIG, NEXT_HOPS, PENDING, SESSIONS, TX_PORTS, is_relay, local},
-    rewrite::rewrite,
+    forward::forward,
+    frame::{Ethernet, Frame, IpFrame, MessageFrame, Packet, Udp, UdpFrame},
+    ip::{Ip, Ipv4, Ipv6, LeaveAs},
+    maps::{PENDING, SESSIONS, is_relay, local, port_be},
     up::{Arrival, copy_up, hint},
 };
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_8021Q: u16 = 0x8100;
 const ETHERTYPE_8021AD: u16 = 0x88a8;
 
 /// Carries a packet through. It is sent on, copied up, or neither; only one that is sent on is changed.
 #[inline(always)]
 pub fn decide(ctx: &XdpContext, frame: &mut Frame<'_>) -> (Reason, Family) {
-    let Some(ethernet) = frame.prefix::<Ethernet>() else { return (Reason::Malformed, Family::Other) };
+    match by_ethertype::<0>(ctx, frame) {
+        Err(Reason::VlanTagged) => {}
+        met => return met.unwrap_or_else(other),
+    }
+    match by_ethertype::<1>(ctx, frame) {
+        Err(Reason::VlanTagged) => {}
+        met => return met.unwrap_or_else(other),
+    }
+    by_ethertype::<2>(ctx, frame).unwrap_or_else(other)
+}
+
+#[inline(always)]
+fn other(reason: Reason) -> (Reason, Family) {
+    (reason, Family::Other)
+}
+
+/// Looks behind `TAGS` VLAN tags; what is no IP there is an error, and one more tag is [`Reason::VlanTagged`].
+#[inline(always)]
+fn by_ethertype<const TAGS: usize>(
+    ctx: &XdpContext,
+    frame: &mut Frame<'_>,
+) -> Result<(Reason, Family), Reason> {
+    let ethernet = frame.prefix::<Ethernet<TAGS>>().ok_or(Reason::Malformed)?;
     match u16::from_be_bytes(ethernet.ethertype_be) {
-        ETHERTYPE_IPV4 => (ip::<Ipv4>(ctx, frame), Ipv4::FAMILY),
-        ETHERTYPE_IPV6 => (ip::<Ipv6>(ctx, frame), Ipv6::FAMILY),
-        ETHERTYPE_8021Q | ETHERTYPE_8021AD => (Reason::VlanTagged, Family::Other),
-        _ => (Reason::OtherProtocol, Family::Other),
+        Ipv4::ETHERTYPE => Ok(ip::<TAGS, Ipv4>(ctx, frame)),
+        Ipv6::ETHERTYPE => Ok(ip::<TAGS, Ipv6>(ctx, frame)),
+        ETHERTYPE_8021Q | ETHERTYPE_8021AD => Err(Reason::VlanTagged),
+        _ => Err(Reason::OtherProtocol),
     }
 }
 
 #[inline(always)]
-fn ip<I: Ip>(ctx: &XdpContext, frame: &mut Frame<'_>) -> Reason {
-    match relay_port::<I>(frame) {
-        Ok(message_len) => match frame.prefix_mut::<MessageFrame<I>>() {
-            Some(packet) => message(ctx, packet, message_len),
+fn ip<const TAGS: usize, I>(ctx: &XdpContext, frame: &mut Frame<'_>) -> (Reason, Family)
+where
+    I: Ip + LeaveAs<<I as Ip>::Other>,
+{
+    let reason = match relay_port::<TAGS, I>(frame) {
+        Ok(message_len) => match frame.prefix_mut::<MessageFrame<TAGS, I>>() {
+            Some(frame) => return message(ctx, frame, message_len),
             // The lengths fit, so the message is shorter than the shortest of WireGuard's.
-            None => ours::<I>(frame, Reason::NotWireguard),
+            None => ours::<TAGS, I>(frame, Reason::NotWireguard),
         },
         Err(reason) => reason,
-    }
+    };
+    (reason, I::FAMILY)
 }
 
 /// Checks that it is UDP to the relay port whose lengths agree, and gives the length of the message in bytes. What
 /// follows the IP packet in the frame is padding.
 #[inline(always)]
-fn relay_port<I: Ip>(frame: &Frame<'_>) -> Result<usize, Reason> {
-    frame.prefix::<IpFrame<I>>().ok_or(Reason::Malformed)?.ip.plain_udp()?;
-    let UdpFrame { ip, udp, .. } = frame.prefix::<UdpFrame<I>>().ok_or(Reason::Malformed)?;
-    if udp.destination_port_be != CONFIG.load().port_be {
+fn relay_port<const TAGS: usize, I: Ip>(frame: &Frame<'_>) -> Result<usize, Reason> {
+    frame.prefix::<IpFrame<TAGS, I>>().ok_or(Reason::Malformed)?.ip.plain_udp()?;
+    let UdpFrame { ip, udp, .. } = frame.prefix::<UdpFrame<TAGS, I>>().ok_or(Reason::Malformed)?;
+    if udp.destination_port_be != port_be() {
         return Err(Reason::OtherDestination);
     }
     let udp_len = usize::from(u16::from_be_bytes(udp.len_be));
     if udp_len < size_of::<Udp>()
         || size_of::<I>() + udp_len != ip.packet_len()
-        || size_of::<IpFrame<I>>() + udp_len > frame.len()
+        || size_of::<IpFrame<TAGS, I>>() + udp_len > frame.len()
     {
         return Err(Reason::Malformed);
     }
@@ -65,8 +89,8 @@ fn relay_port<I: Ip>(frame: &Frame<'_>) -> Result<usize, Reason> {
 
 /// The reason given, if the packet was sent to an address of the relay.
 #[inline(always)]
-fn ours<I: Ip>(frame: &Frame<'_>, reason: Reason) -> Reason {
-    match frame.prefix::<IpFrame<I>>() {
+fn ours<const TAGS: usize, I: Ip>(frame: &Frame<'_>, reason: Reason) -> Reason {
+    match frame.prefix::<IpFrame<TAGS, I>>() {
         Some(IpFrame { ip, .. }) if is_relay(ip.destination()) => reason,
         _ => Reason::OtherDestination,
     }
@@ -75,7 +99,15 @@ fn ours<I: Ip>(frame: &Frame<'_>, reason: Reason) -> Reason {
 /// A message to the relay port. Transport data of a session goes first, by the shortest way: its session knows which of
 /// the relay's addresses it belongs to.
 #[inline(always)]
-fn message<I: Ip>(ctx: &XdpContext, packet: &mut MessageFrame<I>, len: usize) -> Reason {
+fn message<const TAGS: usize, I>(
+    ctx: &XdpContext,
+    frame: &mut MessageFrame<TAGS, I>,
+    len: usize,
+) -> (Reason, Family)
+where
+    I: Ip + LeaveAs<<I as Ip>::Other>,
+{
+    let packet = &frame.packet;
     let kind = Kind::classify(u32::from_le_bytes(packet.message.word_le), len);
     let index = u32::from_le_bytes(packet.message.index_le);
     let checksummed = I::CHECKSUM_OPTIONAL || packet.udp.checksum_ne != [0; 2];
@@ -87,27 +119,31 @@ fn message<I: Ip>(ctx: &XdpContext, packet: &mut MessageFrame<I>, len: usize) ->
         // SAFETY: a map value stays readable as long as the program runs. Userspace replaces entries as a whole; in place
         // only the counters change, which nobody reads here.
         if belongs(unsafe { &*session }, packet) {
-            return forward(ctx, packet, session, len);
+            return forward(ctx, frame, session, len);
         }
         known = true;
     }
+    let message_at = size_of::<UdpFrame<TAGS, I>>();
+    (not_relayed(ctx, packet, message_at, kind, checksummed, known), I::FAMILY)
+}
 
-    let destination = packet.ip.destination();
-    if !is_relay(destination) {
+/// A message that is no data of a session. `known` says that it is as if, but from or to other addresses.
+#[inline(always)]
+fn not_relayed<I: Ip>(
+    ctx: &XdpContext,
+    packet: &Packet<I>,
+    message_at: usize,
+    kind: Option<Kind>,
+    checksummed: bool,
+    known: bool,
+) -> Reason {
+    if !is_relay(packet.ip.destination()) {
         return Reason::OtherDestination;
     }
     if !checksummed {
         return Reason::NoUdpChecksum;
     }
-    let arrival = Arrival {
-        source: Endpoint {
-            address: packet.ip.source(),
-            port: u16::from_be_bytes(packet.udp.source_port_be).into(),
-        },
-        local: destination,
-        ttl: packet.ip.ttl(),
-        message_at: size_of::<UdpFrame<I>>(),
-    };
+    let arrival = Arrival::of(packet, message_at);
     match kind {
         None => Reason::NotWireguard,
         Some(Kind::Initiation) if copy_up::<INITIATION_LEN>(ctx, &arrival) => Reason::Initiation,
@@ -115,7 +151,7 @@ fn message<I: Ip>(ctx: &XdpContext, packet: &mut MessageFrame<I>, len: usize) ->
         Some(Kind::Response) => {
             response(ctx, &arrival, u32::from_le_bytes(packet.message.response_receiver_le))
         }
-        Some(Kind::CookieReply) => cookie_reply(ctx, &arrival, packet, index),
+        Some(Kind::CookieReply) => cookie_reply(ctx, &arrival, packet),
         Some(Kind::TransportData) if known => Reason::DataWrongSource,
         Some(Kind::TransportData) => {
             hint(ctx, &arrival);
@@ -126,65 +162,10 @@ fn message<I: Ip>(ctx: &XdpContext, packet: &mut MessageFrame<I>, len: usize) ->
 
 /// Whether the packet comes from where the session's packets come from, and to where they go.
 #[inline(always)]
-fn belongs<I: Ip>(session: &Session, packet: &MessageFrame<I>) -> bool {
+fn belongs<I: Ip>(session: &Session, packet: &Packet<I>) -> bool {
     session.source_port_be == packet.udp.source_port_be
         && session.source == packet.ip.source()
         && local(session.local_in) == Some(packet.ip.destination())
-}
-
-/// Sends transport data on. All that can fail comes before the first byte is written.
-#[inline(always)]
-fn forward<I: Ip>(
-    ctx: &XdpContext,
-    packet: &mut MessageFrame<I>,
-    entry: *mut Session,
-    message_len: usize,
-) -> Reason {
-    // SAFETY: as in `message`.
-    let session = unsafe { &*entry };
-    if !I::is_family(session.destination) {
-        return Reason::FamilyChange;
-    }
-    if packet.ip.ttl() <= 1 {
-        return Reason::TtlExceeded;
-    }
-    let (Some(next_hop), Some(local_out)) =
-        (NEXT_HOPS.get(session.next_hop.into()), local(session.local_out))
-    else {
-        return Reason::NextHopUnresolved;
-    };
-    if next_hop.mtu == 0 {
-        return Reason::NextHopUnresolved;
-    }
-    if packet.ip.packet_len() > next_hop.mtu.into() {
-        return Reason::TooBig;
-    }
-    let reason = if next_hop.ifindex as usize == ctx.ingress_ifindex() {
-        Reason::ForwardedTx
-    } else if TX_PORTS.redirect(next_hop.ifindex, 0).is_ok() {
-        Reason::ForwardedRedirect
-    } else {
-        return Reason::NoTxPort;
-    };
-    rewrite(packet, session, next_hop, local_out);
-    // SAFETY: `entry` is a map value, as above, and `packets` and `bytes` are aligned words in it.
-    unsafe {
-        atomic_add(&raw mut (*entry).packets, 1);
-        atomic_add(&raw mut (*entry).bytes, message_len as u64);
-    }
-    reason
-}
-
-/// Adds to a word that other CPUs may be adding to. (`AtomicU64` has no `fetch_add` on this target.)
-///
-/// # Safety
-/// `word` points to an aligned, writable word of a map value.
-#[inline(always)]
-unsafe fn atomic_add(word: *mut u64, amount: u64) {
-    // SAFETY: what the caller promises is all that the instruction asks for.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(reg) amount);
-    }
 }
 
 #[inline(always)]
@@ -204,12 +185,8 @@ fn response(ctx: &XdpContext, arrival: &Arrival, receiver: u32) -> Reason {
 /// A cookie reply answers an initiation (then the index is the initiator's, and its handshake is pending) or a response
 /// (then it is the responder's, whose session stands already).
 #[inline(always)]
-fn cookie_reply<I: Ip>(
-    ctx: &XdpContext,
-    arrival: &Arrival,
-    packet: &MessageFrame<I>,
-    receiver: u32,
-) -> Reason {
+fn cookie_reply<I: Ip>(ctx: &XdpContext, arrival: &Arrival, packet: &Packet<I>) -> Reason {
+    let receiver = u32::from_le_bytes(packet.message.index_le);
     // SAFETY: a map value stays readable as long as the program runs, and userspace replaces entries as a whole.
     let (pending, session) = unsafe { (PENDING.get(receiver), SESSIONS.get(receiver)) };
     if pending.is_none() && session.is_none() {

@@ -1,8 +1,6 @@
 //! The bytes of a frame, and the headers at fixed places in it.
 
-use core::marker::PhantomData;
-
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
 
 /// Everything that overlays packet memory: any bytes will do, at any address.
@@ -11,15 +9,15 @@ impl<T: FromBytes + IntoBytes + Immutable + Unaligned> Overlay for T {}
 
 /// The frame that the program was called with.
 pub struct Frame<'a> {
+    ctx: &'a XdpContext,
     start: usize,
     end: usize,
-    context: PhantomData<&'a XdpContext>,
 }
 
 impl<'a> Frame<'a> {
     #[inline(always)]
     pub fn of(ctx: &'a XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), context: PhantomData }
+        Self { ctx, start: ctx.data(), end: ctx.data_end() }
     }
 
     /// Length in bytes, link header included.
@@ -31,8 +29,9 @@ impl<'a> Frame<'a> {
     /// The `T` that the frame starts with; `None` if the frame is shorter.
     #[inline(always)]
     pub fn prefix<T: Overlay>(&self) -> Option<&T> {
-        // SAFETY: the memory from `start` to `end` is the frame's as long as the program runs, `T` lies in it, has no
-        // alignment and takes any bytes; the frame is borrowed for as long as the reference lives.
+        // SAFETY: the memory from `start` to `end` is the frame's as long as the program runs and its head stays where it
+        // is, `T` lies in it, has no alignment and takes any bytes; the frame is borrowed for as long as the reference
+        // lives.
         (self.start + size_of::<T>() <= self.end).then(|| unsafe { &*(self.start as *const T) })
     }
 
@@ -42,21 +41,33 @@ impl<'a> Frame<'a> {
         // SAFETY: as in `prefix`; the frame is borrowed mutably, so this is the only reference into it.
         (self.start + size_of::<T>() <= self.end).then(|| unsafe { &mut *(self.start as *mut T) })
     }
+
+    /// Makes the frame longer at its head by so many bytes (shorter, if negative). What was there stays where it is in
+    /// memory. `false` if there is no room: then nothing has changed.
+    #[inline(always)]
+    pub fn grow_head(&mut self, by: i32) -> bool {
+        // SAFETY: `ctx` is the program's context; the frame is borrowed mutably, so there are no references into it.
+        let moved = unsafe { bpf_xdp_adjust_head(self.ctx.ctx, -by) } == 0;
+        *self = Self::of(self.ctx);
+        moved
+    }
 }
 
-/// An Ethernet header (IEEE 802.3).
+/// An Ethernet header (IEEE 802.3) with VLAN tags (IEEE 802.1Q, 802.1ad).
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C, packed)]
-pub struct Ethernet {
+pub struct Ethernet<const TAGS: usize> {
     /// Destination address, then source address, 12 octets as two words in memory order: LLVM
     /// copies an array of six in a loop, byte by byte.
     pub addresses_head_ne: u64,
     pub addresses_tail_ne: u32,
+    /// TPID and TCI of each, the outermost first, as they are in memory.
+    pub tags_ne: [u32; TAGS],
     pub ethertype_be: [u8; 2],
 }
 
 /// A UDP header (RFC 768).
-#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Udp {
     pub source_port_be: [u8; 2],
@@ -79,19 +90,28 @@ pub struct Message {
     pub rest: [u8; 20],
 }
 
+/// An IP packet that has room for the shortest WireGuard message.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Packet<I> {
+    pub ip: I,
+    pub udp: Udp,
+    pub message: Message,
+}
+
 /// A frame up to and with its IP header.
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
-pub struct IpFrame<I> {
-    pub ethernet: Ethernet,
+pub struct IpFrame<const TAGS: usize, I> {
+    pub ethernet: Ethernet<TAGS>,
     pub ip: I,
 }
 
 /// A frame up to and with its UDP header.
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
-pub struct UdpFrame<I> {
-    pub ethernet: Ethernet,
+pub struct UdpFrame<const TAGS: usize, I> {
+    pub ethernet: Ethernet<TAGS>,
     pub ip: I,
     pub udp: Udp,
 }
@@ -99,11 +119,10 @@ pub struct UdpFrame<I> {
 /// A frame that has room for the shortest WireGuard message.
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
-pub struct MessageFrame<I> {
-    pub ethernet: Ethernet,
-    pub ip: I,
-    pub udp: Udp,
-    pub message: Message,
+pub struct MessageFrame<const TAGS: usize, I> {
+    pub ethernet: Ethernet<TAGS>,
+    pub packet: Packet<I>,
 }
 
-const _: () = assert!(size_of::<Message>() == relay_ebpf::wireguard::COOKIE_REPLY_LEN / 2);
+const _: () = assert!(size_of::<Message>() == relay_ebpf::wireguard::TRANSPORT_DATA_MIN_LEN);
+const _: () = assert!(size_of::<Ethernet<0>>() == 14 && size_of::<Ethernet<2>>() == 22);

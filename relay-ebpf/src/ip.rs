@@ -12,8 +12,14 @@ use crate::{frame::Overlay, maps::is_relay};
 const UDP: u8 = 17;
 
 /// An IP header without options or extension headers.
-pub trait Ip: Overlay {
+pub trait Ip: Overlay + Copy {
+    /// The header of the other family.
+    type Other: Ip;
+
+    const ETHERTYPE: u16;
     const FAMILY: Family;
+    /// Of a packet that comes in this family and leaves in the other.
+    const FAMILY_LEAVING: Family;
     /// Whether UDP may go without a checksum (IPv4: RFC 768; not IPv6: RFC 8200, section 8.1).
     const CHECKSUM_OPTIONAL: bool;
 
@@ -25,14 +31,53 @@ pub trait Ip: Overlay {
     fn ttl(&self) -> u8;
     /// Length of header and payload, in bytes, as the header says.
     fn packet_len(&self) -> usize;
+    /// TOS byte or traffic class.
+    fn traffic_class(&self) -> u8;
+    /// Whether it may be fragmented on its way.
+    fn may_fragment(&self) -> bool;
     /// Whether this address is of the packet's family.
     fn is_family(address: Address) -> bool;
     /// Makes it a packet from `local` to the session's destination, one hop further. Addresses of this family.
     fn rewrite(&mut self, session: &Session, local: Address);
 }
 
+/// The header that a packet leaves with: from `local` to the session's destination, one hop further.
+pub trait LeaveAs<O>: Ip {
+    fn leave_as(&self, session: &Session, local: Address) -> O;
+}
+
+impl<I: Ip> LeaveAs<I> for I {
+    #[inline(always)]
+    fn leave_as(&self, session: &Session, local: Address) -> I {
+        let mut leaving = *self;
+        leaving.rewrite(session, local);
+        leaving
+    }
+}
+
+impl LeaveAs<Ipv6> for Ipv4 {
+    #[inline(always)]
+    fn leave_as(&self, session: &Session, local: Address) -> Ipv6 {
+        Ipv6::to(
+            session.destination,
+            local,
+            self.traffic_class(),
+            self.ttl - 1,
+            self.packet_len() - size_of::<Self>(),
+        )
+    }
+}
+
+impl LeaveAs<Ipv4> for Ipv6 {
+    #[inline(always)]
+    fn leave_as(&self, session: &Session, local: Address) -> Ipv4 {
+        let payload_len = self.packet_len() - size_of::<Self>();
+        Ipv4::to(session.destination, local, self.traffic_class(), self.hop_limit - 1, payload_len)
+    }
+}
+
 /// An IPv4 header (RFC 791).
-#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C, packed)]
 pub struct Ipv4 {
     version_ihl: u8,
@@ -53,6 +98,46 @@ impl Ipv4 {
     const PLAIN: u8 = 0x45;
     /// "More fragments" and the fragment offset.
     const FRAGMENT: u16 = 0x3fff_u16.to_be();
+    /// "Don't fragment".
+    const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
+
+    /// The header of an atomic datagram (RFC 6864): never a fragment, so it needs no identification.
+    #[inline(always)]
+    fn to(destination: Address, source: Address, tos: u8, ttl: u8, payload_len: usize) -> Self {
+        let mut header = Self {
+            version_ihl: Self::PLAIN,
+            tos,
+            total_len_be: ((size_of::<Self>() + payload_len) as u16).to_be_bytes(),
+            identification: [0; 2],
+            fragment_be: Self::DONT_FRAGMENT.to_ne_bytes(),
+            ttl,
+            protocol: UDP,
+            checksum_ne: 0,
+            source_ne: source.ipv4_ne(),
+            destination_ne: destination.ipv4_ne(),
+        };
+        header.checksum_ne = !header.sum();
+        header
+    }
+
+    /// The sum of its words.
+    #[inline(always)]
+    fn sum(&self) -> u16 {
+        let pair = |a: u8, b: u8| u32::from(u16::from_ne_bytes([a, b]));
+        let halves = |word: u32| (word >> 16) + (word & 0xffff);
+        let ([len_a, len_b], [id_a, id_b], [fragment_a, fragment_b]) =
+            (self.total_len_be, self.identification, self.fragment_be);
+        checksum::fold(
+            pair(self.version_ihl, self.tos)
+                + pair(len_a, len_b)
+                + pair(id_a, id_b)
+                + pair(fragment_a, fragment_b)
+                + pair(self.ttl, self.protocol)
+                + u32::from(self.checksum_ne)
+                + halves(self.source_ne)
+                + halves(self.destination_ne),
+        )
+    }
 
     /// Why a header that is not [`Self::PLAIN`], or a fragment, is not for us.
     #[inline(always)]
@@ -72,7 +157,11 @@ impl Ipv4 {
 }
 
 impl Ip for Ipv4 {
+    type Other = Ipv6;
+
+    const ETHERTYPE: u16 = 0x0800;
     const FAMILY: Family = Family::Ipv4;
+    const FAMILY_LEAVING: Family = Family::Ipv4ToIpv6;
     const CHECKSUM_OPTIONAL: bool = true;
 
     #[inline(always)]
@@ -107,6 +196,16 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn traffic_class(&self) -> u8 {
+        self.tos
+    }
+
+    #[inline(always)]
+    fn may_fragment(&self) -> bool {
+        u16::from_ne_bytes(self.fragment_be) & Self::DONT_FRAGMENT == 0
+    }
+
+    #[inline(always)]
     fn is_family(address: Address) -> bool {
         address.is_ipv4()
     }
@@ -121,7 +220,7 @@ impl Ip for Ipv4 {
 }
 
 /// An IPv6 header (RFC 8200).
-#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C, packed)]
 pub struct Ipv6 {
     version: u8,
@@ -136,6 +235,19 @@ pub struct Ipv6 {
 impl Ipv6 {
     const FRAGMENT: u8 = 44;
 
+    #[inline(always)]
+    fn to(destination: Address, source: Address, class: u8, hop_limit: u8, payload_len: usize) -> Self {
+        Self {
+            version: 0x60 | class >> 4,
+            class_flow: [class << 4, 0, 0],
+            payload_len_be: (payload_len as u16).to_be_bytes(),
+            next_header: UDP,
+            hop_limit,
+            source,
+            destination,
+        }
+    }
+
     /// Whether what follows is a header that may stand between IPv6 and UDP (IANA, "IPv6 Extension Header Types").
     const fn is_extension(next_header: u8) -> bool {
         matches!(next_header, 0 | 43 | 51 | 60 | 135 | 139 | 140)
@@ -143,7 +255,11 @@ impl Ipv6 {
 }
 
 impl Ip for Ipv6 {
+    type Other = Ipv4;
+
+    const ETHERTYPE: u16 = 0x86dd;
     const FAMILY: Family = Family::Ipv6;
+    const FAMILY_LEAVING: Family = Family::Ipv6ToIpv4;
     const CHECKSUM_OPTIONAL: bool = false;
 
     #[inline(always)]
@@ -183,6 +299,16 @@ impl Ip for Ipv6 {
     #[inline(always)]
     fn packet_len(&self) -> usize {
         size_of::<Self>() + usize::from(u16::from_be_bytes(self.payload_len_be))
+    }
+
+    #[inline(always)]
+    fn traffic_class(&self) -> u8 {
+        self.version << 4 | self.class_flow[0] >> 4
+    }
+
+    #[inline(always)]
+    fn may_fragment(&self) -> bool {
+        false
     }
 
     #[inline(always)]

@@ -1,15 +1,19 @@
 //! The XDP program: sends relayed transport data on, and copies up the handshake messages that prove sessions.
 //!
 //! A packet goes one way, in one direction through the modules: `frame` finds the headers, `ip` and `decide` read them
-//! and look up what they mean, `up` tells userspace, and `rewrite`, the only one that writes to a packet, comes last,
-//! when nothing can fail any more. What comes back is a [`Reason`](relay_ebpf::reason::Reason), which is counted and
-//! turned into the verdict here and nowhere else.
+//! and look up what they mean, `up` tells userspace, `forward` checks what is to leave, and `rewrite`, the only one that
+//! writes to a packet, comes last, when nothing can fail any more. What comes back is a
+//! [`Reason`](relay_ebpf::reason::Reason), which `program` counts and turns into the verdict.
+//!
+//! `slow_path` holds the filters of userspace's sockets, which take up what the XDP program has to pass on.
 //!
 //! On the host this package is its library; the binary is empty there.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod decide;
+#[cfg(target_arch = "bpf")]
+mod forward;
 #[cfg(target_arch = "bpf")]
 mod frame;
 #[cfg(target_arch = "bpf")]
@@ -20,6 +24,8 @@ mod maps;
 mod program;
 #[cfg(target_arch = "bpf")]
 mod rewrite;
+#[cfg(target_arch = "bpf")]
+mod slow_path;
 #[cfg(target_arch = "bpf")]
 mod up;
 

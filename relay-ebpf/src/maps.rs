@@ -11,7 +11,7 @@ use relay_ebpf::{
 };
 
 #[unsafe(no_mangle)]
-pub static CONFIG: Global<Config> = Global::new(Config { port_be: [0; 2], reserved: [0; 6] });
+static CONFIG: Global<Config> = Global::new(Config { port_be: [0; 2], reserved: [0; 6] });
 
 #[map]
 pub static SESSIONS: HashMap<u32, Session> = HashMap::with_max_entries(tables::SESSIONS_DEFAULT, 0);
@@ -42,7 +42,17 @@ pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTE
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(tables::EVENTS_BYTES, 0);
 
 #[map]
-pub static HINTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static HINTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(tables::HINTS_LEN, 0);
+
+/// The relay port. Read as one word: of the struct, whose fields are bytes, LLVM makes as many loads.
+#[inline(always)]
+pub fn port_be() -> [u8; 2] {
+    const { assert!(size_of::<Config>() == size_of::<u64>() && align_of::<Config>() == align_of::<u64>()) };
+    // SAFETY: a `Global` is nothing but its value, a `Config` is a word in size and alignment, and has no padding. Volatile
+    // as in `Global::load`: the loader writes it after the compiler has seen it.
+    let [a, b, ..] = unsafe { (&raw const CONFIG).cast::<u64>().read_volatile() }.to_ne_bytes();
+    [a, b]
+}
 
 /// The relay's address with this id, if there is one.
 #[inline(always)]

@@ -6,6 +6,7 @@ use relay_ebpf::reason::{Family, Reason, counter_index};
 use crate::{decide::decide, frame::Frame, maps::COUNTERS};
 
 #[xdp]
+#[inline(always)]
 pub fn wgrelay(ctx: XdpContext) -> u32 {
     let mut frame = Frame::of(&ctx);
     let (reason, family) = decide(&ctx, &mut frame);

@@ -323,10 +323,11 @@ mod tests {
             (16, 24, 28)
         );
         assert_eq!(
-            (offset_of!(NextHop, ifindex), offset_of!(NextHop, mtu), offset_of!(NextHop, vlan)),
+            (offset_of!(NextHop, ifindex), offset_of!(NextHop, mtu), offset_of!(NextHop, tag_count)),
             (0, 4, 6)
         );
         assert_eq!((offset_of!(NextHop, destination_mac), offset_of!(NextHop, source_mac)), (8, 14));
+        assert_eq!(offset_of!(NextHop, tags), 20);
         assert_eq!((offset_of!(Counter, packets), offset_of!(Counter, bytes)), (0, 8));
         assert_eq!(offset_of!(Config, port_be), 0);
     }

@@ -6,11 +6,15 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use relay_ebpf::{
-    event::{Event, HANDSHAKE, NEW_SOURCE},
-    tables::{Address, Endpoint, HINT_INTERVAL_NS},
+    event::{Event, HANDSHAKE, NEW_SOURCE, TOO_BIG, TOO_BIG_QUOTE},
+    tables::{Address, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, NEW_SOURCE_INTERVAL_NS, TOO_BIG_INTERVAL_NS},
 };
 
-use crate::maps::{ENDPOINTS, EVENTS, HINTS};
+use crate::{
+    frame::{Message, Packet},
+    ip::Ip,
+    maps::{ENDPOINTS, EVENTS, HINTS},
+};
 
 /// How a message came to the relay.
 pub struct Arrival {
@@ -20,6 +24,21 @@ pub struct Arrival {
     pub ttl: u8,
     /// Offset of the message in the frame.
     pub message_at: usize,
+}
+
+impl Arrival {
+    #[inline(always)]
+    pub fn of<I: Ip>(packet: &Packet<I>, message_at: usize) -> Self {
+        Self {
+            source: Endpoint {
+                address: packet.ip.source(),
+                port: u16::from_be_bytes(packet.udp.source_port_be).into(),
+            },
+            local: packet.ip.destination(),
+            ttl: packet.ip.ttl(),
+            message_at,
+        }
+    }
 }
 
 /// Copies a handshake message of `LEN` bytes up; `false` if the ring buffer is full.
@@ -43,17 +62,53 @@ pub fn copy_up<const LEN: usize>(ctx: &XdpContext, arrival: &Arrival) -> bool {
 /// Time is looked at first, since it also stems a flood: then this costs no look-up a packet.
 #[inline(always)]
 pub fn hint(ctx: &XdpContext, arrival: &Arrival) {
-    let Some(last) = HINTS.get_ptr_mut(0) else { return };
-    // SAFETY: a helper without arguments or conditions.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    // SAFETY: the value is this CPU's own, and an XDP program is not preempted by another on its CPU.
-    if now.wrapping_sub(unsafe { *last }) < HINT_INTERVAL_NS || ENDPOINTS.get_ptr(arrival.source).is_some() {
+    let Some(turn) = Turn::after(HINT_NEW_SOURCE, NEW_SOURCE_INTERVAL_NS) else { return };
+    if ENDPOINTS.get_ptr(arrival.source).is_some() {
         return;
     }
     if let Some(entry) = event(ctx, arrival, NEW_SOURCE, 0) {
         entry.submit(0);
-        // SAFETY: as above.
-        unsafe { *last = now };
+        turn.take();
+    }
+}
+
+/// Tells userspace that relayed data of `len` bytes was too big for its next hop, and how it begins.
+#[inline(always)]
+pub fn too_big(ctx: &XdpContext, arrival: &Arrival, message: &Message, len: usize) {
+    let Some(turn) = Turn::after(HINT_TOO_BIG, TOO_BIG_INTERVAL_NS) else { return };
+    if let Some(mut entry) = event(ctx, arrival, TOO_BIG, len) {
+        const { assert!(TOO_BIG_QUOTE == size_of::<[u64; 2]>() && TOO_BIG_QUOTE <= size_of::<Message>()) };
+        // SAFETY: both sides have room for so many bytes, and the record is ours until it is submitted.
+        unsafe {
+            let quote = core::ptr::from_ref(message).cast::<[u64; 2]>().read_unaligned();
+            (&raw mut (*entry.as_mut_ptr()).message).cast::<[u64; 2]>().write_unaligned(quote);
+        }
+        entry.submit(0);
+        turn.take();
+    }
+}
+
+/// The right to say something that is said once in a while.
+struct Turn {
+    last: *mut u64,
+    now: u64,
+}
+
+impl Turn {
+    /// `None` if the last time on this CPU was less than the interval ago.
+    #[inline(always)]
+    fn after(key: u32, interval_ns: u64) -> Option<Self> {
+        let last = HINTS.get_ptr_mut(key)?;
+        // SAFETY: a helper without arguments or conditions.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        // SAFETY: the value is this CPU's own, and an XDP program is not preempted by another on its CPU.
+        (now.wrapping_sub(unsafe { *last }) >= interval_ns).then_some(Self { last, now })
+    }
+
+    #[inline(always)]
+    fn take(self) {
+        // SAFETY: as in `after`.
+        unsafe { *self.last = self.now };
     }
 }
 

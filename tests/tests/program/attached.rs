@@ -1,44 +1,39 @@
 //! The program as it is attached: in driver mode on a veth, with packets that the kernel's own stack sends and receives.
 
-use std::{net::UdpSocket, process::Command, thread, time::Duration};
+use std::{net::UdpSocket, time::Duration};
 
 use aya::programs::XdpMode;
-use relay_ebpf::{reason::Reason, tables::NextHop};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use relay_ebpf::{
+    reason::Reason,
+    tables::{NextHop, TAGS_MAX},
+};
 
 use crate::{
     datagram::{initiation, transport_data},
+    namespace::{self, command},
     relay::{FAMILIES, Hop, MTU, RELAY_MAC, Relay, SENDER_MAC},
 };
 
 #[test]
 fn driver_mode_carries_real_packets() {
-    // The namespace is this thread's alone, and goes when it ends, with all that is in it.
-    thread::spawn(|| {
-        // SAFETY: only the network namespace is left; the rules of `unshare` are about file descriptor tables.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
-            .expect("a network namespace of our own: root is needed");
-        relay_between_two_addresses_of_a_host();
-    })
-    .join()
-    .unwrap();
+    namespace::run(relay_between_two_addresses_of_a_host);
 }
 
 fn relay_between_two_addresses_of_a_host() {
     let mac = |octets: [u8; 6]| octets.map(|octet| format!("{octet:02x}")).join(":");
     let (host, relay) = (mac(SENDER_MAC), mac(RELAY_MAC));
-    run(&format!("ip link add host0 address {host} type veth peer name relay0 address {relay}"));
+    command(&format!("ip link add host0 address {host} type veth peer name relay0 address {relay}"));
     // With checksum offload the host would leave checksums undone.
-    run("ethtool -K host0 tx off");
-    run("ip link set relay0 up");
-    run("ip link set host0 up");
+    command("ethtool -K host0 tx off");
+    command("ip link set relay0 up");
+    command("ip link set host0 up");
     for hosts in &FAMILIES {
         let (alice, bob, to) = (hosts.alice.ip(), hosts.bob.ip(), hosts.relay.ip());
         let nodad = if to.is_ipv6() { "nodad" } else { "" };
-        run(&format!("ip address add {alice} dev host0 {nodad}"));
-        run(&format!("ip address add {bob} dev host0 {nodad}"));
-        run(&format!("ip route add {to} dev host0"));
-        run(&format!("ip neighbour add {to} lladdr {relay} dev host0 nud permanent"));
+        command(&format!("ip address add {alice} dev host0 {nodad}"));
+        command(&format!("ip address add {bob} dev host0 {nodad}"));
+        command(&format!("ip route add {to} dev host0"));
+        command(&format!("ip neighbour add {to} lladdr {relay} dev host0 nud permanent"));
     }
     let any = UdpSocket::bind("[::]:0").unwrap();
     let ifindex = rustix::net::netdevice::name_to_index(&any, "relay0").unwrap();
@@ -46,7 +41,14 @@ fn relay_between_two_addresses_of_a_host() {
     let mut relay = Relay::new();
     relay.next_hop(
         Hop::Back,
-        NextHop { ifindex, mtu: MTU, vlan: 0, destination_mac: SENDER_MAC, source_mac: RELAY_MAC },
+        NextHop {
+            ifindex,
+            mtu: MTU,
+            tag_count: 0,
+            destination_mac: SENDER_MAC,
+            source_mac: RELAY_MAC,
+            tags: [[0; 4]; TAGS_MAX],
+        },
     );
     relay.program_mut().attach("relay0", XdpMode::Driver).expect("attach XDP to a veth in driver mode");
     // A veth takes frames from its peer's XDP_TX only if it has an XDP program too (veth_xdp_flush in
@@ -71,10 +73,4 @@ fn relay_between_two_addresses_of_a_host() {
         let [event] = relay.events()[..] else { panic!("one event") };
         assert_eq!((event.ifindex, event.message()), (ifindex, Some(&initiation(1)[..])));
     }
-}
-
-fn run(command: &str) {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -40,7 +40,7 @@ fn the_maps_are_those_of_the_contract() {
     let locals = (MapType::Array, 4, size_of::<Address>(), tables::LOCALS_MAX);
     let counters = (MapType::PerCpuArray, 4, size_of::<Counter>(), COUNTERS_LEN);
     let events = (MapType::RingBuf, 0, 0, tables::EVENTS_BYTES);
-    let hints = (MapType::PerCpuArray, 4, 8, 1);
+    let hints = (MapType::PerCpuArray, 4, 8, tables::HINTS_LEN);
     let wanted = [session, ledger, pending, endpoints, next_hops, tx_ports, locals, counters, events, hints];
     for (name, wanted) in tables::ALL.into_iter().zip(wanted) {
         assert_eq!(shape(&ebpf, name), wanted, "{name}");

@@ -10,14 +10,26 @@ use etherparse::{
 /// Length of an Ethernet header, in bytes.
 pub const ETHERNET: usize = 14;
 
-/// A UDP datagram in a frame. DSCP, ECN, identification and flow label are what no default has, so that a test that
-/// compares whole frames sees whether they were kept.
+/// Where a frame's VLAN tags begin: behind the two addresses.
+const TAGS_AT: usize = 12;
+
+/// A UDP datagram in a frame.
 #[derive(Clone, Debug)]
 pub struct Datagram {
     pub source_mac: [u8; 6],
     pub destination_mac: [u8; 6],
     pub source: SocketAddr,
     pub destination: SocketAddr,
+    /// VLAN tags, the outermost first: TPID and TCI.
+    pub tags: Vec<[u8; 4]>,
+    /// TOS or traffic class.
+    pub traffic_class: u8,
+    /// IPv6 only.
+    pub flow_label: u32,
+    /// IPv4 only.
+    pub identification: u16,
+    /// IPv4 only.
+    pub dont_fragment: bool,
     pub ttl: u8,
     pub payload: Vec<u8>,
 }
@@ -44,6 +56,7 @@ impl Datagram {
 
     /// The frame with an IPv6 extension header of 8 bytes before UDP.
     pub fn frame_with_extension(&self, kind: u8) -> Vec<u8> {
+        assert!(self.tags.is_empty());
         let mut frame = self.frame();
         let payload_len = u16::from_be_bytes([frame[ETHERNET + 4], frame[ETHERNET + 5]]) + 8;
         frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&payload_len.to_be_bytes());
@@ -68,22 +81,27 @@ impl Datagram {
 
     /// Offset of the UDP payload in the frame.
     pub fn message_at(&self) -> usize {
-        ETHERNET + if self.source.is_ipv4() { 20 } else { 40 } + 8
+        ETHERNET + 4 * self.tags.len() + self.headers_len()
     }
 
     /// Length of the IP packet, in bytes.
     pub fn packet_len(&self) -> usize {
-        self.message_at() - ETHERNET + self.payload.len()
+        self.headers_len() + self.payload.len()
+    }
+
+    /// Length of the IP and UDP headers, in bytes.
+    fn headers_len(&self) -> usize {
+        if self.source.is_ipv4() { 20 + 8 } else { 40 + 8 }
     }
 
     fn build(&self, change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
         let ip = match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let mut header = Ipv4Header {
-                    dscp: IpDscp::try_new(46).unwrap(),
-                    ecn: IpEcn::TWO,
-                    identification: 0x1234,
-                    dont_fragment: true,
+                    dscp: IpDscp::try_new(self.traffic_class >> 2).unwrap(),
+                    ecn: IpEcn::try_new(self.traffic_class & 3).unwrap(),
+                    identification: self.identification,
+                    dont_fragment: self.dont_fragment,
                     time_to_live: self.ttl,
                     protocol: IpNumber::UDP,
                     source: source.octets(),
@@ -95,8 +113,8 @@ impl Datagram {
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => IpHeaders::Ipv6(
                 Ipv6Header {
-                    traffic_class: 0xba,
-                    flow_label: Ipv6FlowLabel::try_new(0xabcde).unwrap(),
+                    traffic_class: self.traffic_class,
+                    flow_label: Ipv6FlowLabel::try_new(self.flow_label).unwrap(),
                     next_header: IpNumber::UDP,
                     hop_limit: self.ttl,
                     source: source.octets(),
@@ -112,15 +130,9 @@ impl Datagram {
             .udp(self.source.port(), self.destination.port());
         let mut frame = Vec::with_capacity(builder.size(self.payload.len()));
         builder.write(&mut frame, &self.payload).unwrap();
+        frame.splice(TAGS_AT..TAGS_AT, self.tags.concat());
         frame
     }
-}
-
-/// Puts a VLAN tag into a frame. `ethertype` is 0x8100 (802.1Q) or 0x88a8 (802.1ad).
-pub fn tagged(mut frame: Vec<u8>, ethertype: u16) -> Vec<u8> {
-    let [a, b] = ethertype.to_be_bytes();
-    frame.splice(12..12, [a, b, 0, 42]);
-    frame
 }
 
 /// A WireGuard message: its type, its first index, zeros up to a response's receiver index, and after that a pattern.

@@ -2,9 +2,9 @@
 
 use aya::maps::PerCpuValues;
 use relay_ebpf::{
-    event::{HANDSHAKE, NEW_SOURCE},
+    event::{HANDSHAKE, NEW_SOURCE, TOO_BIG},
     reason::{Family, Reason},
-    tables::{Endpoint, HINT_INTERVAL_NS},
+    tables::{Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, NEW_SOURCE_INTERVAL_NS, TOO_BIG_INTERVAL_NS},
 };
 use rustix::{
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -12,9 +12,9 @@ use rustix::{
 };
 
 use crate::{
-    datagram::{initiation, transport_data},
+    datagram::{Datagram, initiation, transport_data},
     fixture::{event, shown},
-    relay::{FAMILIES, IPV4, Relay},
+    relay::{FAMILIES, Hop, IPV4, MTU, Relay},
 };
 
 /// ns since boot, as the program reads them.
@@ -33,39 +33,63 @@ fn stay_on_one_cpu() -> usize {
     cpu
 }
 
+/// What is raised at most once in an interval on each CPU.
+struct Limited {
+    kind: u32,
+    key: u32,
+    interval_ns: u64,
+    datagram: Datagram,
+}
+
+impl Limited {
+    fn check(&self) {
+        let Self { kind, key, interval_ns, ref datagram } = *self;
+        let cpu = stay_on_one_cpu();
+        let mut relay = Relay::new();
+        let frame = datagram.frame();
+
+        // Every round: how long ago the last one was when the packet was certainly done, or certainly not begun.
+        let (mut raised, mut held_back) = (0, 0);
+        for _ in 0..100 {
+            let last = relay.hints(key)[cpu];
+            let before = since_boot();
+            let events = relay.run(&frame).events;
+            let after = since_boot();
+            if before - last >= interval_ns {
+                assert_eq!(events.len(), 1, "{} ns after the last", before - last);
+            } else if after - last < interval_ns {
+                assert_eq!(events.len(), 0, "{} ns after the last", after - last);
+                held_back += 1;
+            }
+            for one in &events {
+                assert_eq!(shown(one), shown(&event(kind, datagram)));
+                assert!((before..=after).contains(&relay.hints(key)[cpu]));
+                raised += 1;
+            }
+        }
+        assert!(raised >= 1 && held_back >= 1, "{raised} raised, {held_back} held back");
+
+        // An interval later.
+        let mut times: Vec<_> = relay.hints(key).to_vec();
+        times[cpu] = since_boot() - interval_ns;
+        relay.set_hints(key, PerCpuValues::try_from(times).unwrap());
+        assert_eq!(relay.run(&frame).events.len(), 1);
+    }
+}
+
 #[test]
 fn a_new_source_is_hinted_at_once_in_an_interval() {
-    let cpu = stay_on_one_cpu();
-    let mut relay = Relay::new();
     let datagram = IPV4.datagram(IPV4.stranger, transport_data(IPV4.unknown(), 32));
-    let frame = datagram.frame();
+    Limited { kind: NEW_SOURCE, key: HINT_NEW_SOURCE, interval_ns: NEW_SOURCE_INTERVAL_NS, datagram }.check();
+}
 
-    // Every round: how long ago the last hint was when the packet was certainly done, or certainly not begun.
-    let (mut hinted, mut held_back) = (0, 0);
-    for _ in 0..100 {
-        let last = relay.hints()[cpu];
-        let before = since_boot();
-        let events = relay.run(&frame).events;
-        let after = since_boot();
-        if before - last >= HINT_INTERVAL_NS {
-            assert_eq!(events.len(), 1, "{} ns after the last hint", before - last);
-        } else if after - last < HINT_INTERVAL_NS {
-            assert_eq!(events.len(), 0, "{} ns after the last hint", after - last);
-            held_back += 1;
-        }
-        for raised in &events {
-            assert_eq!(shown(raised), shown(&event(NEW_SOURCE, &datagram)));
-            assert!((before..=after).contains(&relay.hints()[cpu]));
-            hinted += 1;
-        }
+#[test]
+fn what_is_too_big_is_told_once_in_an_interval() {
+    for hosts in &FAMILIES {
+        let datagram =
+            hosts.datagram(hosts.alice, transport_data(hosts.session(Hop::Back), usize::from(MTU)));
+        Limited { kind: TOO_BIG, key: HINT_TOO_BIG, interval_ns: TOO_BIG_INTERVAL_NS, datagram }.check();
     }
-    assert!(hinted >= 1 && held_back >= 1, "{hinted} hints, {held_back} held back");
-
-    // An interval later.
-    let mut times: Vec<_> = relay.hints().to_vec();
-    times[cpu] = since_boot() - HINT_INTERVAL_NS;
-    relay.set_hints(PerCpuValues::try_from(times).unwrap());
-    assert_eq!(relay.run(&frame).events.len(), 1);
 }
 
 #[test]

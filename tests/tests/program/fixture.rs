@@ -1,7 +1,7 @@
 //! One packet and all that it may do.
 
 use relay_ebpf::{
-    event::{Event, HANDSHAKE, NEW_SOURCE},
+    event::{Event, HANDSHAKE, NEW_SOURCE, TOO_BIG, TOO_BIG_QUOTE},
     reason::{Family, Reason, Verdict},
     tables::{Counter, Endpoint},
 };
@@ -11,6 +11,10 @@ use crate::{
     datagram::Datagram,
     relay::{Hop, Hosts, INGRESS, Relay},
 };
+
+/// Bytes of metadata that leave no room for a longer header: they and a `struct xdp_frame` of 40 have to fit into the 256
+/// bytes before a frame (bpf_xdp_adjust_head in net/core/filter.c).
+pub const NO_HEADROOM: usize = 216;
 
 /// A packet, and what is to become of it. Whatever isn't said must not happen: no other counter may move, no session's,
 /// no event be raised, and no byte be changed.
@@ -23,6 +27,7 @@ pub struct Fixture {
     session: Option<(u32, Counter)>,
     event: Option<(u32, Datagram)>,
     events_full: bool,
+    metadata: usize,
 }
 
 impl Fixture {
@@ -37,12 +42,19 @@ impl Fixture {
             session: None,
             event: None,
             events_full: false,
+            metadata: 0,
         }
     }
 
     /// The datagram meets this end and stays as it is.
     pub fn datagram(name: impl Into<String>, hosts: &Hosts, datagram: &Datagram, reason: Reason) -> Self {
         Self::new(name, hosts.family, datagram.frame(), reason)
+    }
+
+    /// The frame that comes in is another.
+    pub fn received_as(mut self, frame: Vec<u8>) -> Self {
+        self.frame = frame;
+        self
     }
 
     /// The frame leaves as `after`, and `session` counts it. `datagram` is what the frame holds.
@@ -54,11 +66,31 @@ impl Fixture {
 
     /// Alice's datagram is sent on to bob by this hop.
     pub fn relayed(name: impl Into<String>, hosts: &Hosts, datagram: &Datagram, hop: Hop) -> Self {
-        let reason = if matches!(hop, Hop::Back) { Reason::ForwardedTx } else { Reason::ForwardedRedirect };
-        Self::datagram(name, hosts, datagram, reason).sent_on(
+        Self::datagram(name, hosts, datagram, hop.reason()).sent_on(
             datagram,
             hosts.session(hop),
             hosts.sent_on(datagram, hop).frame(),
+        )
+    }
+
+    /// Alice's datagram is sent on by this hop to the bob of these hosts, who may be of the other family.
+    pub fn relayed_to(
+        to: &Hosts,
+        name: impl Into<String>,
+        hosts: &Hosts,
+        datagram: &Datagram,
+        hop: Hop,
+    ) -> Self {
+        let family = match (hosts.family, to.family) {
+            (Family::Ipv4, Family::Ipv6) => Family::Ipv4ToIpv6,
+            (Family::Ipv6, Family::Ipv4) => Family::Ipv6ToIpv4,
+            (family, _) => family,
+        };
+        let after = hosts.sent_on_to(to, datagram, hop).frame();
+        Self::new(name, family, datagram.frame(), hop.reason()).sent_on(
+            datagram,
+            hosts.session_to(to, hop),
+            after,
         )
     }
 
@@ -71,6 +103,18 @@ impl Fixture {
     /// The datagram raises the new-source hint.
     pub fn hinted(mut self, datagram: &Datagram) -> Self {
         self.event = Some((NEW_SOURCE, datagram.clone()));
+        self
+    }
+
+    /// The datagram's sender is to be told that it is too big.
+    pub fn told_too_big(mut self, datagram: &Datagram) -> Self {
+        self.event = Some((TOO_BIG, datagram.clone()));
+        self
+    }
+
+    /// So many bytes of metadata stand before the frame.
+    pub fn behind(mut self, metadata: usize) -> Self {
+        self.metadata = metadata;
         self
     }
 
@@ -88,7 +132,7 @@ impl Fixture {
     fn complaints(&self, relay: &mut Relay) -> Vec<String> {
         relay.forget_hints();
         let filled = if self.events_full { relay.fill_events() } else { 0 };
-        let mut ran = relay.run(&self.frame);
+        let mut ran = relay.run_behind(self.metadata, &self.frame);
         let own_events = ran.events.split_off(filled);
         let mut complaints = Vec::new();
         let mut compare = |what: &str, got: String, wanted: String| {
@@ -123,25 +167,27 @@ pub fn run(fixtures: &[Fixture]) {
 
 /// The event that a datagram should raise.
 pub fn event(kind: u32, datagram: &Datagram) -> Event {
-    let message: &[u8] = if kind == HANDSHAKE { &datagram.payload } else { &[] };
+    let message_len = if kind == NEW_SOURCE { 0 } else { datagram.payload.len() };
     let mut event = Event {
         source: Endpoint::from(datagram.source),
         local: datagram.destination.ip().into(),
         kind,
         ifindex: INGRESS,
-        message_len: message.len() as u16,
+        message_len: message_len as u16,
         ttl: datagram.ttl,
         reserved: 0,
         message: [0; 148],
     };
-    event.message[..message.len()].copy_from_slice(message);
+    let quoted = if kind == TOO_BIG { TOO_BIG_QUOTE } else { message_len };
+    event.message[..quoted].copy_from_slice(&datagram.payload[..quoted]);
     event
 }
 
 /// All of an event that is defined: what stands behind a message is not.
 pub fn shown(event: &Event) -> String {
     let headers = &event.as_bytes()[..size_of::<Event>() - event.message.len()];
-    format!("{} {}", hex(headers), event.message().map_or(String::new(), hex))
+    let message = if event.kind == TOO_BIG { Some(&event.message[..TOO_BIG_QUOTE]) } else { event.message() };
+    format!("{} {}", hex(headers), message.map_or(String::new(), hex))
 }
 
 fn verdict(number: u32) -> String {

@@ -5,12 +5,17 @@
 //! `fixture` runs one packet and checks everything that it may have moved.
 
 mod attached;
+mod between_families;
 mod contract;
 mod datagram;
 mod events;
 mod fixture;
 mod forwarded;
+mod generic;
 mod lengths;
+mod namespace;
 mod passed;
 mod reasons;
 mod relay;
+mod slow_path;
+mod vlan;

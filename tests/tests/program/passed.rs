@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use relay_ebpf::reason::{Family, Reason};
 
 use crate::{
-    datagram::{Datagram, ETHERNET, cookie_reply, initiation, response, tagged, transport_data},
+    datagram::{Datagram, ETHERNET, cookie_reply, initiation, response, transport_data},
     fixture::{Fixture, run},
     relay::{FAMILIES, Hop, Hosts, IPV4, IPV6, MTU, PORT},
 };
@@ -64,8 +64,6 @@ fn frames(hosts: &Hosts) -> Vec<Fixture> {
         frame[udp_len..udp_len + 2].copy_from_slice(&[0, 7]);
     });
     vec![
-        other("802.1Q tag", tagged(data.frame(), 0x8100), Reason::VlanTagged),
-        other("802.1ad tag", tagged(data.frame(), 0x88a8), Reason::VlanTagged),
         other(
             "ARP",
             changed(data.frame(), |frame| frame[12..14].copy_from_slice(&[0x08, 0x06])),
@@ -160,6 +158,7 @@ fn data(hosts: &Hosts) -> Vec<Fixture> {
     let own = from(hosts.alice, hosts.unknown());
     let own_of_stranger = from(hosts.stranger, hosts.unknown());
     let too_big = usize::from(MTU) + 1 - back.packet_len() + back.payload.len();
+    let too_big = hosts.datagram(hosts.alice, transport_data(hosts.session(Hop::Back), too_big));
     vec![
         fixture("of no session", &own, Reason::DataOwn),
         fixture("of no session, from an unknown source", &own_of_stranger, Reason::DataOwn)
@@ -181,19 +180,10 @@ fn data(hosts: &Hosts) -> Vec<Fixture> {
             &Datagram { destination: hosts.relay_too, ..own.clone() },
             Reason::DataOwn,
         ),
-        fixture(
-            "to the other family",
-            &from(hosts.alice, hosts.session_between_families()),
-            Reason::FamilyChange,
-        ),
         fixture("TTL 1", &Datagram { ttl: 1, ..back.clone() }, Reason::TtlExceeded),
         fixture("TTL 0", &Datagram { ttl: 0, ..back.clone() }, Reason::TtlExceeded),
         fixture("no next hop", &by(Hop::Unresolved), Reason::NextHopUnresolved),
-        fixture(
-            "one byte more than the MTU",
-            &Datagram { payload: transport_data(hosts.session(Hop::Back), too_big), ..back.clone() },
-            Reason::TooBig,
-        ),
+        fixture("one byte more than the MTU", &too_big, Reason::TooBig).told_too_big(&too_big),
         fixture("out by an interface that takes no redirected frames", &by(Hop::Nowhere), Reason::NoTxPort),
     ]
 }

@@ -1,17 +1,22 @@
 //! The program with its maps, filled as a relay's would be.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
+};
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf, xdp::DevMapHash},
-    programs::Xdp,
+    programs::{SocketFilter, Xdp},
 };
 use relay_ebpf::{
     checksum::{TTL_DECREMENT, add, delta},
     event::Event,
     reason::{Family, Reason, counter_index},
-    tables::{self, Address, Config, Counter, Endpoint, NextHop, Session},
+    tables::{
+        self, Address, Config, Counter, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, NextHop, Session, TAGS_MAX,
+    },
 };
 use zerocopy::FromBytes as _;
 
@@ -42,23 +47,62 @@ pub enum Hop {
     Across = 2,
     /// Out by one that is not in `TX_PORTS`.
     Nowhere = 3,
+    /// As `Back`, with an 802.1Q tag.
+    BackTagged = 4,
+    /// As `Across`, with an 802.1Q tag in an 802.1ad one.
+    AcrossTwiceTagged = 5,
+    /// More tags than there can be.
+    TooManyTags = 6,
 }
 
 impl Hop {
+    const ALL: [Self; 7] = [
+        Self::Unresolved,
+        Self::Back,
+        Self::Across,
+        Self::Nowhere,
+        Self::BackTagged,
+        Self::AcrossTwiceTagged,
+        Self::TooManyTags,
+    ];
+
+    /// The VLAN tags of what leaves.
+    pub fn tags(self) -> Vec<[u8; 4]> {
+        match self {
+            Self::BackTagged => vec![[0x81, 0, 0x61, 0x23]],
+            Self::AcrossTwiceTagged => vec![[0x88, 0xa8, 0x2f, 0xff], [0x81, 0, 0xe0, 1]],
+            _ => vec![],
+        }
+    }
+
+    /// What becomes of a packet that nothing is wrong with.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Unresolved | Self::TooManyTags => Reason::NextHopUnresolved,
+            Self::Back | Self::BackTagged => Reason::ForwardedTx,
+            Self::Across | Self::AcrossTwiceTagged => Reason::ForwardedRedirect,
+            Self::Nowhere => Reason::NoTxPort,
+        }
+    }
+
     /// The next hop's MAC address and the relay's own on that link.
     pub fn macs(self) -> [[u8; 6]; 2] {
         [[2, 0, 0, 1, 0, self as u8], [2, 0, 0, 2, 0, self as u8]]
     }
 
-    fn entry(self) -> NextHop {
+    /// What stands in `NEXT_HOPS`.
+    pub fn entry(self) -> NextHop {
         let [destination_mac, source_mac] = self.macs();
         let (ifindex, mtu) = match self {
             Self::Unresolved => (INGRESS, 0),
-            Self::Back => (INGRESS, MTU),
-            Self::Across => (ACROSS_IFINDEX, MTU),
+            Self::Back | Self::BackTagged | Self::TooManyTags => (INGRESS, MTU),
+            Self::Across | Self::AcrossTwiceTagged => (ACROSS_IFINDEX, MTU),
             Self::Nowhere => (NOWHERE_IFINDEX, MTU),
         };
-        NextHop { ifindex, mtu, vlan: 0, destination_mac, source_mac }
+        let mut tags = [[0xee; 4]; TAGS_MAX];
+        tags.iter_mut().zip(self.tags()).for_each(|(to, tag)| *to = tag);
+        let tag_count = if matches!(self, Self::TooManyTags) { 3 } else { self.tags().len() as u16 };
+        NextHop { ifindex, mtu, tag_count, destination_mac, source_mac, tags }
     }
 }
 
@@ -126,9 +170,14 @@ impl Hosts {
         self.indices + 0x10
     }
 
-    /// The session whose destination is of the other family.
-    pub fn session_between_families(&self) -> u32 {
-        self.indices + 0x11
+    /// Alice's session by this next hop with the bob of these hosts, who may be of the other family.
+    pub fn session_to(&self, to: &Self, hop: Hop) -> u32 {
+        if to.family == self.family { self.session(hop) } else { self.indices + 0x40 + hop as u32 }
+    }
+
+    /// Those of the other family.
+    pub fn other(&self) -> Self {
+        if self.family == Family::Ipv4 { IPV6 } else { IPV4 }
     }
 
     /// The sender index of alice's initiation that bob may answer.
@@ -141,13 +190,19 @@ impl Hosts {
         self.indices + 0x30
     }
 
-    /// A datagram as it comes in.
+    /// A datagram as it comes in. Traffic class, identification and flow label are what no default has, so that a test
+    /// that compares whole frames sees whether they were kept.
     pub fn datagram(&self, source: SocketAddr, payload: Vec<u8>) -> Datagram {
         Datagram {
             source_mac: SENDER_MAC,
             destination_mac: RELAY_MAC,
             source,
             destination: self.relay,
+            tags: vec![],
+            traffic_class: 0xba,
+            flow_label: 0xabcde,
+            identification: 0x1234,
+            dont_fragment: true,
             ttl: 64,
             payload,
         }
@@ -161,9 +216,21 @@ impl Hosts {
             destination_mac,
             source: self.relay,
             destination: self.bob,
+            tags: hop.tags(),
             ttl: received.ttl - 1,
-            payload: received.payload.clone(),
+            ..received.clone()
         }
+    }
+
+    /// The datagram from alice as it is sent on to the bob of these hosts, who may be of the other family.
+    pub fn sent_on_to(&self, to: &Self, received: &Datagram, hop: Hop) -> Datagram {
+        if to.family == self.family {
+            return self.sent_on(received, hop);
+        }
+        to.sent_on(
+            &Datagram { flow_label: 0, identification: 0, dont_fragment: true, ..received.clone() },
+            hop,
+        )
     }
 }
 
@@ -181,14 +248,16 @@ fn session(
     };
     let port = |address: SocketAddr| address.port().to_be_bytes();
     let key = |local| LOCALS.iter().position(|&l| l == local).unwrap() as u8;
-    let (ip_delta, udp_delta) = if source.is_ipv4() == to.is_ipv4() {
-        let addresses =
-            delta(&[octets(source), octets(local_in)].concat(), &[octets(local_out), octets(to)].concat());
-        let ports = delta(&[port(source), port(local_in)].concat(), &[port(local_out), port(to)].concat());
-        (if source.is_ipv4() { add(addresses, TTL_DECREMENT) } else { 0 }, add(addresses, ports))
-    } else {
-        (0, 0)
+    // Zeros add nothing to a sum: they fill up the shorter addresses.
+    let addresses = |a, b| {
+        let mut both = [octets(a), octets(b)].concat();
+        both.resize(32, 0);
+        both
     };
+    let addresses = delta(&addresses(source, local_in), &addresses(local_out, to));
+    let ports = delta(&[port(source), port(local_in)].concat(), &[port(local_out), port(to)].concat());
+    let ip_delta = if source.is_ipv4() && to.is_ipv4() { add(addresses, TTL_DECREMENT) } else { 0 };
+    let udp_delta = add(addresses, ports);
     Session {
         source: source.ip().into(),
         destination: to.ip().into(),
@@ -245,20 +314,18 @@ impl Relay {
         for (id, local) in (0..).zip(LOCALS) {
             this.locals().set(id, Address::from(local.ip()), 0).unwrap();
         }
-        for hop in [Hop::Unresolved, Hop::Back, Hop::Across, Hop::Nowhere] {
+        for hop in Hop::ALL {
             this.next_hop(hop, hop.entry());
         }
         this.tx_ports().insert(ACROSS_IFINDEX, INGRESS, None, 0).unwrap();
-        for (hosts, other) in [(IPV4, IPV6), (IPV6, IPV4)] {
-            let Hosts { relay, relay_too, alice, bob, .. } = hosts;
-            for hop in [Hop::Unresolved, Hop::Back, Hop::Across, Hop::Nowhere] {
+        for hosts in FAMILIES {
+            let (other, Hosts { relay, relay_too, alice, bob, .. }) = (hosts.other(), hosts);
+            for hop in Hop::ALL {
                 this.open(hosts.session(hop), session(alice, relay, relay, bob, hop));
+                let to_other = session(alice, relay, other.relay, other.bob, hop);
+                this.open(hosts.session_to(&other, hop), to_other);
             }
             this.open(hosts.session_by_relay_too(), session(alice, relay, relay_too, bob, Hop::Back));
-            this.open(
-                hosts.session_between_families(),
-                session(alice, relay, other.relay, other.bob, Hop::Back),
-            );
             this.pending().insert(hosts.pending(), Endpoint::from(bob), 0).unwrap();
             this.endpoints().insert(Endpoint::from(alice), 1, 0).unwrap();
         }
@@ -267,20 +334,29 @@ impl Relay {
 
     /// Runs the program on one frame.
     pub fn run(&mut self, frame: &[u8]) -> Ran {
+        self.run_behind(0, frame)
+    }
+
+    /// Runs the program on one frame with so many bytes of metadata before it, which take from the room that a driver
+    /// leaves there.
+    pub fn run_behind(&mut self, metadata: usize, frame: &[u8]) -> Ran {
         let (counters, sessions) = (self.counters(), self.sessions());
-        // As `struct xdp_md`: the frame from 0 to its length, no metadata, the ingress interface, queue 0, no egress.
-        let md = [0, frame.len() as u32, 0, INGRESS, 0, 0].map(u32::to_ne_bytes).concat();
-        let mut out = vec![0xee; frame.len() + 64];
+        let input = [&vec![0xdd; metadata], frame].concat();
+        // As `struct xdp_md`: where the frame begins and ends, where metadata begins, the ingress interface, queue 0, no
+        // egress.
+        let md = [metadata as u32, input.len() as u32, 0, INGRESS, 0, 0].map(u32::to_ne_bytes).concat();
+        let mut out = vec![0xee; input.len() + 64];
         let ran = self
             .program()
             .test_run(TestRunOptions {
-                data_in: Some(frame),
+                data_in: Some(&input),
                 data_out: Some(&mut out),
                 ctx_in: Some(&md),
                 ..TestRunOptions::default()
             })
             .unwrap();
         out.truncate(ran.data_size_out as usize);
+        out.drain(..metadata);
         Ran {
             verdict: ran.return_value,
             frame: out,
@@ -330,6 +406,13 @@ impl Relay {
         self.ebpf.program_mut("wgrelay").unwrap().try_into().unwrap()
     }
 
+    /// Puts the socket filter of this name on a socket.
+    pub fn filter(&mut self, name: &str, socket: &impl AsFd) {
+        let filter: &mut SocketFilter = self.ebpf.program_mut(name).unwrap().try_into().unwrap();
+        filter.load().unwrap();
+        filter.attach(socket).unwrap();
+    }
+
     /// One counter, all CPUs together.
     pub fn counter(&self, reason: Reason, family: Family) -> Counter {
         let counters: PerCpuArray<_, Counter> = self.ebpf.map(tables::COUNTERS).unwrap().try_into().unwrap();
@@ -376,28 +459,30 @@ impl Relay {
         self.ebpf.map_mut(tables::ENDPOINTS).unwrap().try_into().unwrap()
     }
 
-    /// When each CPU last raised a hint, ns since boot.
-    pub fn hints(&self) -> PerCpuValues<u64> {
+    /// When each CPU last had its turn by this key of `HINTS`, ns since boot.
+    pub fn hints(&self, key: u32) -> PerCpuValues<u64> {
         let hints: PerCpuArray<_, u64> = self.ebpf.map(tables::HINTS).unwrap().try_into().unwrap();
-        hints.get(&0, 0).unwrap()
+        hints.get(&key, 0).unwrap()
     }
 
     /// Makes it so that no CPU has raised a hint yet.
     pub fn forget_hints(&mut self) {
-        let never = PerCpuValues::try_from(vec![0; self.hints().len()]).unwrap();
-        self.set_hints(never);
+        for key in [HINT_NEW_SOURCE, HINT_TOO_BIG] {
+            let never = PerCpuValues::try_from(vec![0; self.hints(key).len()]).unwrap();
+            self.set_hints(key, never);
+        }
     }
 
-    pub fn set_hints(&mut self, times: PerCpuValues<u64>) {
+    pub fn set_hints(&mut self, key: u32, times: PerCpuValues<u64>) {
         let mut hints: PerCpuArray<_, u64> = self.ebpf.map_mut(tables::HINTS).unwrap().try_into().unwrap();
-        hints.set(0, times, 0).unwrap();
+        hints.set(key, times, 0).unwrap();
     }
 
     fn locals(&mut self) -> Array<&mut MapData, Address> {
         self.ebpf.map_mut(tables::LOCALS).unwrap().try_into().unwrap()
     }
 
-    fn tx_ports(&mut self) -> DevMapHash<&mut MapData> {
+    pub fn tx_ports(&mut self) -> DevMapHash<&mut MapData> {
         self.ebpf.map_mut(tables::TX_PORTS).unwrap().try_into().unwrap()
     }
 }
