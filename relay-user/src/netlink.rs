@@ -20,7 +20,7 @@ use netlink_packet_route::{
         VlanProtocol, XdpAttached,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType},
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection};
@@ -296,13 +296,14 @@ pub fn route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
     if message.header.kind != RouteType::Unicast {
         return None;
     }
-    let (mut ifindex, mut gateway, mut mtu) = (None, destination, None);
+    let (mut ifindex, mut gateway, mut mtu, mut expires) = (None, destination, None, false);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
             RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = IpAddr::V4(*ip),
             RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => gateway = IpAddr::V6(*ip),
             RouteAttribute::Via(via) => gateway = via_address(via)?,
+            RouteAttribute::CacheInfo(info) => expires = info.expires != 0,
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
@@ -312,7 +313,11 @@ pub fn route(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
             _ => {}
         }
     }
-    Some(Route::new(ifindex?, gateway, mtu))
+    let route = Route::new(ifindex?, gateway, mtu);
+    // What the kernel learns of a path is an exception that it adds to the route, for a while. (An IPv6 route from a router
+    // advertisement expires too, but the answer is no copy of it.)
+    let learned = expires && message.header.flags.contains(RouteFlags::Cloned);
+    Some(if learned { route.learned() } else { route })
 }
 
 /// An IPv4 route by an IPv6 gateway (RFC 5549).

@@ -66,6 +66,8 @@ pub struct Route {
     pub hop: HopKey,
     /// The MTU that the route or the path has, in bytes, if it is known to be smaller than the link's.
     pub mtu: Option<u32>,
+    /// Whether the kernel has that MTU from a router's word, not from its configuration.
+    learned: bool,
 }
 
 /// What is resolved to a MAC address.
@@ -83,7 +85,12 @@ pub struct HopKey {
 impl Route {
     /// A route by `ifindex` to `address`, with a path MTU if one is known.
     pub fn new(ifindex: u32, address: IpAddr, mtu: Option<u32>) -> Self {
-        Self { hop: HopKey { ifindex, address, mtu: mtu.unwrap_or(0) }, mtu }
+        Self { hop: HopKey { ifindex, address, mtu: mtu.unwrap_or(0) }, mtu, learned: false }
+    }
+
+    /// The same with an MTU that the kernel has from a router's word.
+    pub fn learned(self) -> Self {
+        Self { learned: true, ..self }
     }
 }
 
@@ -101,6 +108,8 @@ pub struct NextHops {
     /// The interfaces that frames may leave by: those that have the XDP program.
     egress: HashSet<u32>,
     routes: HashMap<Flow, Option<Route>>,
+    /// What routers have said of the paths of flows, as far as it answered a relayed packet: MTUs in bytes.
+    attested: HashMap<Flow, u32>,
     hops: BTreeMap<HopKey, Hop>,
     reserved: HashSet<u16>,
 }
@@ -168,10 +177,26 @@ impl NextHops {
         self.routes.iter().filter(|(_, route)| doubtful(route)).map(|(&flow, _)| flow).collect()
     }
 
+    /// A router has answered a relayed packet of this flow: its path takes no more than `mtu` bytes.
+    pub fn attest(&mut self, flow: Flow, mtu: u32) {
+        self.attested.insert(flow, mtu);
+    }
+
+    /// The route with an MTU that is believed. Whoever knows a host's endpoint can make the kernel learn a narrow path to
+    /// it, by an ICMP message that quotes addresses and ports; for relayed packets only what answered one of them counts.
+    fn believed(&self, flow: Flow, route: Route) -> Route {
+        if !route.learned {
+            return route;
+        }
+        let mtu = self.attested.get(&flow).zip(route.mtu).map(|(attested, learned)| learned.max(*attested));
+        Route::new(route.hop.ifindex, route.hop.address, mtu)
+    }
+
     /// The answer for a flow: `None` if there is no route for it. Returns whether its table entry is another now, so that
     /// its sessions have to be rewritten.
     pub fn set_route(&mut self, flow: Flow, route: Option<Route>) -> bool {
         let before = self.id(flow);
+        let route = route.map(|route| self.believed(flow, route));
         if let Some(route) = route
             && !self.hops.contains_key(&route.hop)
         {
@@ -213,6 +238,7 @@ impl NextHops {
     /// Forgets the flows that are not in use, and the hops that nothing leads to any more.
     pub fn retain(&mut self, in_use: impl Fn(Flow) -> bool) -> Vec<(u16, NextHop)> {
         self.routes.retain(|&flow, _| in_use(flow));
+        self.attested.retain(|&flow, _| in_use(flow));
         let live: BTreeSet<HopKey> = self.routes.values().flatten().map(|route| route.hop).collect();
         let mut writes = Vec::new();
         self.hops.retain(|key, hop| {
@@ -363,6 +389,25 @@ mod tests {
         let mtus: Vec<_> = hops.changes().into_iter().map(|(_, hop)| hop.mtu).collect();
         assert_eq!(mtus, [1500, 1400]);
         assert_ne!(hops.id(FAR), hops.id(FAR_TOO));
+    }
+
+    #[test]
+    fn a_learned_path_counts_as_far_as_it_is_attested() {
+        let mut hops = NextHops::new([2], HashSet::new());
+        hops.set_link(2, Some(ETH0));
+        hops.set_neighbour(2, GATEWAY, learned(9));
+        let mut mtu = |attested: Option<u32>, learned| {
+            attested.into_iter().for_each(|mtu| hops.attest(FAR, mtu));
+            hops.set_route(FAR, Some(Route::new(2, GATEWAY, Some(learned)).learned()));
+            hops.changes();
+            hops.mtu(FAR)
+        };
+        assert_eq!(mtu(None, 600), Some(1500), "anybody can have said so");
+        assert_eq!(mtu(Some(1400), 1400), Some(1400));
+        assert_eq!(mtu(None, 600), Some(1400), "no narrower than was attested");
+        hops.set_route(FAR, Some(Route::new(2, GATEWAY, Some(600))));
+        hops.changes();
+        assert_eq!(hops.mtu(FAR), Some(600), "an administrator is believed");
     }
 
     #[test]

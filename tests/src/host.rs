@@ -61,12 +61,15 @@ pub struct Host {
     pub tunnel: Ipv4Addr,
     interface: String,
     listen_port: u16,
+    mtu: u16,
     peers: BTreeMap<String, Peer>,
     process: Option<Process>,
 }
 
-/// MTU of the tunnels: what fits any access link.
+/// MTU of the tunnels unless a test says otherwise: what fits any access link.
 const MTU: u16 = 1280;
+/// The largest MTU of a tunnel over links of 1500 bytes: what `wg-quick` takes.
+pub const LARGE_MTU: u16 = 1420;
 
 impl Host {
     /// A host in this namespace with tunnel address 10.77.0.`number`. Its WireGuard is not started yet.
@@ -78,6 +81,7 @@ impl Host {
             interface: lab.id().interface(&name),
             namespace: namespace.clone(),
             listen_port: 0,
+            mtu: MTU,
             peers: BTreeMap::new(),
             process: None,
             name,
@@ -88,6 +92,11 @@ impl Host {
     pub fn listening_on(mut self, port: u16) -> Self {
         self.listen_port = port;
         self
+    }
+
+    /// Gives its tunnel another MTU than what fits anywhere. Before it is started.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
     }
 
     /// Adds or replaces another host as a peer that is reached at `endpoint`; `None` if it is to come to us.
@@ -146,7 +155,7 @@ impl Host {
         set.args(["set", &self.interface, "listen-port", &self.listen_port.to_string(), "private-key"]);
         run(set.arg(&self.keys.private_file));
         self.namespace.ip(&format!("address replace {}/32 dev {}", self.tunnel, self.interface));
-        self.namespace.ip(&format!("link set {} mtu {MTU} up", self.interface));
+        self.namespace.ip(&format!("link set {} mtu {} up", self.interface, self.mtu));
         for (key, peer) in &self.peers {
             self.apply_peer(key, peer);
         }
@@ -154,6 +163,11 @@ impl Host {
 
     fn socket(&self) -> PathBuf {
         Path::new(WIREGUARD_SOCKETS).join(format!("{}.sock", self.interface))
+    }
+
+    /// Whether its WireGuard was started.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Kills its WireGuard, without a chance to say good-bye.

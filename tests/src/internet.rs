@@ -1,7 +1,7 @@
 //! The public network, and the boxes that stand between it and hosts.
 //!
 //! The public node number `n` is 198.51.100.n and 2001:db8:1::n. If it is a router, 2001:db8:n00::/40 is behind it; every
-//! public node knows that.
+//! public node knows that, and which gateways ([`crate::uplink`]) the relay's uplinks are behind.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,11 +10,16 @@ use aya::Ebpf;
 use crate::{
     command::run,
     lab::{Lab, Namespace},
+    relay::Outer,
+    uplink::prefix,
     xdp_pass,
 };
 
 /// Numbers of public nodes that may be routers.
 const ROUTERS: std::ops::RangeInclusive<u8> = 2..=5;
+
+/// Numbers of the public nodes that are gateways of a relay's uplinks.
+pub const GATEWAYS: [u8; 2] = [21, 22];
 
 /// The addresses of a public node.
 pub fn public(number: u8) -> (Ipv4Addr, Ipv6Addr) {
@@ -31,7 +36,15 @@ fn public_setup(device: &str, number: u8) -> Vec<String> {
     let routers = ROUTERS.filter(|&router| router != number);
     let routes =
         routers.map(|router| format!("-6 route replace 2001:db8:{router}00::/40 via {}", public(router).1));
-    addresses.into_iter().chain(routes).collect()
+    let uplinks =
+        (0..).zip(GATEWAYS).filter(|&(_, gateway)| gateway != number).flat_map(|(uplink, gateway)| {
+            let (v4, v6) = public(gateway);
+            [
+                format!("route replace {} via {v4}", prefix(uplink, Outer::Ipv4)),
+                format!("-6 route replace {} via {v6}", prefix(uplink, Outer::Ipv6)),
+            ]
+        });
+    addresses.into_iter().chain(routes).chain(uplinks).collect()
 }
 
 /// A bridge, with 198.51.100.0/24 and 2001:db8:1::/64 on it.
@@ -67,6 +80,12 @@ impl Internet {
     pub fn attach_for_xdp(&mut self, namespace: &Namespace, device: &str, number: u8) {
         self.attach(namespace, device, number);
         self.passing.push(xdp_pass::attach(&self.namespace, &port_of(namespace)));
+    }
+
+    /// Pulls the cable of a node, or plugs it in again.
+    pub fn set_cable(&self, namespace: &Namespace, plugged: bool) {
+        let state = if plugged { "up" } else { "down" };
+        self.namespace.ip(&format!("link set {} {state}", port_of(namespace)));
     }
 
     fn cable(&self, namespace: &Namespace, device: &str) {
@@ -202,6 +221,12 @@ impl Nat {
     /// Where it is.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Makes the link to what is plugged in, `device` of `inside`, one of this MTU.
+    pub fn set_inside_mtu(&self, inside: &Namespace, device: &str, mtu: u16) {
+        self.namespace.ip(&format!("link set lan mtu {mtu}"));
+        inside.ip(&format!("link set {device} mtu {mtu}"));
     }
 
     /// Forgets all flows: the next packet of each gets a new port.

@@ -17,18 +17,23 @@
 
 pub mod cleanup;
 pub mod command;
+pub mod frames;
 pub mod host;
 pub mod internet;
 pub mod lab;
+pub mod oracle;
 pub mod relay;
 pub mod traffic;
+pub mod uplink;
 pub mod wait;
 pub mod world;
 pub mod xdp_pass;
 
+pub use frames::FrameCounter;
 pub use host::Host;
 pub use internet::{Internet, Nat};
 pub use lab::{Lab, Namespace};
 pub use relay::{Member, Relay};
+pub use uplink::Uplink;
 pub use wait::until;
 pub use world::World;

@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::PathBuf,
     process::{Command, ExitStatus, Output},
     time::Duration,
@@ -62,6 +62,10 @@ pub struct Relay {
     pub keys: Keys,
     /// Its WireGuard interface.
     pub interface: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The interfaces that get the XDP program.
+    pub attach: Vec<String>,
     /// Who is relayed. [`Self::write_configuration`] makes a change known.
     pub members: Vec<Member>,
     /// What the configuration says otherwise than by default: pairs of a text in it and what stands there instead.
@@ -83,13 +87,15 @@ pub fn wgrelay() -> PathBuf {
 }
 
 impl Relay {
-    /// A relay in this namespace, which must be public node [`NUMBER`] with its `eth0`. It is not started yet.
+    /// A relay in this namespace, with the addresses of public node [`NUMBER`] and its `eth0`. It is not started yet.
     pub fn new(namespace: &Namespace) -> Self {
         let lab = namespace.lab();
         Self {
             keys: Keys::new(lab, "relay"),
             interface: lab.id().interface("r"),
             namespace: namespace.clone(),
+            addresses: Outer::BOTH.map(|outer| Self::endpoint(outer).ip()).to_vec(),
+            attach: vec!["eth0".to_owned()],
             members: Vec::new(),
             changes: Vec::new(),
             process: None,
@@ -120,7 +126,6 @@ impl Relay {
 
     /// The configuration, as text.
     pub fn configuration(&self) -> String {
-        let (v4, v6) = public(NUMBER);
         let mut text = format!(
             r#"[relay]
 name = "relay-1"
@@ -128,8 +133,8 @@ interface = "{}"
 create = true
 private_key_file = "{}"
 port = {PORT}
-addresses = ["{v4}", "{v6}"]
-attach = ["eth0"]
+addresses = {:?}
+attach = {:?}
 xdp_mode = "auto"
 policy = "members"
 deny = []
@@ -144,6 +149,8 @@ sessions = 65536
 "#,
             self.interface,
             self.keys.private_file.display(),
+            self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            self.attach,
             self.pins().display(),
             self.socket().display(),
         );
@@ -330,6 +337,8 @@ pub struct Status {
     pub userspace: Userspace,
     /// Events that were lost.
     pub ring_lost: u64,
+    /// Next hops.
+    pub next_hops: NextHops,
     /// The configuration file.
     pub source: Source,
 }
@@ -348,7 +357,7 @@ pub struct Attachment {
 pub struct Counter {
     /// Why.
     pub reason: String,
-    /// `ipv4`, `ipv6` or `other`.
+    /// `ipv4`, `ipv6`, `ipv4_to_ipv6`, `ipv6_to_ipv4` or `other`.
     pub family: String,
     /// How many.
     pub packets: u64,
@@ -370,8 +379,21 @@ pub struct Userspace {
     pub handshake_messages: u64,
     /// Data packets.
     pub data_packets: u64,
+    /// Hosts told that a packet of theirs was too big.
+    pub too_big_sent: u64,
+    /// Such messages that were not believed.
+    pub too_big_ignored: u64,
     /// Messages sent that failed.
     pub send_errors: u64,
+}
+
+/// Next hops.
+#[derive(Clone, Debug, Deserialize)]
+pub struct NextHops {
+    /// How many.
+    pub known: u64,
+    /// Those with a MAC address.
+    pub resolved: u64,
 }
 
 /// The configuration file.
@@ -411,6 +433,10 @@ pub struct SessionStatus {
     pub source: SocketAddr,
     /// Where it goes.
     pub destination: SocketAddr,
+    /// The relay's address that it comes to.
+    pub local_in: IpAddr,
+    /// The relay's address that it leaves from.
+    pub local_out: IpAddr,
     /// Forwarded packets.
     pub packets: u64,
 }
@@ -429,6 +455,12 @@ impl Status {
         self.counters.iter().filter(|c| c.reason == reason).map(|c| c.packets).sum()
     }
 
+    /// Packets that were forwarded from one family to another, or within one.
+    pub fn forwarded_within(&self, family: &str) -> u64 {
+        let forwarded = |c: &&Counter| c.family == family && c.reason.starts_with("forwarded");
+        self.counters.iter().filter(forwarded).map(|c| c.packets).sum()
+    }
+
     /// Relayed data packets that XDP forwarded.
     pub fn forwarded(&self) -> u64 {
         self.packets("forwarded_tx") + self.packets("forwarded_redirect")
@@ -436,8 +468,7 @@ impl Status {
 
     /// Relayed data packets that XDP did not forward: those that userspace did, and those that were lost.
     pub fn not_forwarded(&self) -> u64 {
-        const LOST: [&str; 5] =
-            ["ttl_exceeded", "next_hop_unresolved", "too_big", "no_tx_port", "family_change"];
+        const LOST: [&str; 4] = ["ttl_exceeded", "too_big", "no_tx_port", "rewrite_failed"];
         self.userspace.data_packets + LOST.iter().map(|reason| self.packets(reason)).sum::<u64>()
     }
 

@@ -47,13 +47,36 @@ impl Pings {
 
 /// Pings `count` times from one host to another, every `interval`.
 pub fn ping(from: &Host, to: &Host, count: u32, interval: Duration) -> Pings {
+    ping_large(from, to, count, interval, 56)
+}
+
+/// The same with `payload` bytes in each packet, which are 28 bytes more in the tunnel.
+pub fn ping_large(from: &Host, to: &Host, count: u32, interval: Duration, payload: u16) -> Pings {
     let mut ping = from.namespace.command("ping");
     ping.args(["-n", "-W", "1", "-c", &count.to_string(), "-i", &interval.as_secs_f64().to_string()]);
+    ping.args(["-s", &payload.to_string()]);
     // It fails when nothing comes back, which is an answer too.
     let output = ping.arg(to.tunnel.to_string()).output().expect("start ping");
     let text = String::from_utf8_lossy(&output.stdout);
     Pings::parse(&text)
         .unwrap_or_else(|| panic!("ping printed {text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Pings `count` times at once and waits for the replies, at most `patience`; `meanwhile` is called between.
+pub fn ping_patiently(
+    from: &Host,
+    to: &Host,
+    count: u32,
+    patience: Duration,
+    meanwhile: impl FnOnce(),
+) -> Pings {
+    let log = from.namespace.lab().file(&format!("ping-{}-{}.log", from.name, to.name));
+    let mut ping = from.namespace.command("ping");
+    ping.args(["-n", "-c", &count.to_string(), "-i", "0.002", "-W", &patience.as_secs().to_string()]);
+    let mut process = Process::start(ping.arg(to.tunnel.to_string()), log);
+    meanwhile();
+    until("end of ping", 2 * patience, || process.ended());
+    Pings::parse(&process.printed()).unwrap_or_else(|| panic!("ping printed {}", process.printed()))
 }
 
 /// Pings until a reply comes.
@@ -96,14 +119,21 @@ impl Pinging {
         });
     }
 
+    /// The number of the newest echo request that was answered.
+    pub fn newest(&self) -> u32 {
+        self.replies().last().copied().unwrap_or(0)
+    }
+
+    fn replies(&self) -> BTreeSet<u32> {
+        let printed = self.process.printed();
+        let number = |line: &str| line.split_once("icmp_seq=")?.1.split_once(" ttl=")?.0.parse().ok();
+        printed.lines().filter_map(number).collect()
+    }
+
     /// Stops, and gives the numbers of the echo requests that were lost: those without a reply although a later one has
     /// one. What was still under way does not count.
     pub fn lost(self) -> Vec<u32> {
-        let printed = self.process.printed();
-        let replies: BTreeSet<u32> = printed
-            .lines()
-            .filter_map(|line| line.split_once("icmp_seq=")?.1.split_once(" ttl=")?.0.parse().ok())
-            .collect();
+        let replies = self.replies();
         let last = replies.last().copied().unwrap_or(0);
         (1..last).filter(|sequence| !replies.contains(sequence)).collect()
     }

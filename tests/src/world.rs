@@ -5,8 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use crate::{
     host::Host,
     internet::{Internet, Nat, public},
-    lab::Lab,
+    lab::{Lab, Namespace},
     relay::{Member, NUMBER, Outer, PORT, Relay},
+    uplink::Uplink,
 };
 
 /// The public host's number.
@@ -31,6 +32,8 @@ pub struct World {
     pub nat_b_carrier: Nat,
     /// The public network.
     pub internet: Internet,
+    /// The relay's uplinks, if it has gateways instead of a place in the public network.
+    pub uplinks: Vec<Uplink>,
     /// The lab.
     pub lab: Lab,
 }
@@ -41,10 +44,28 @@ pub const REGISTRATION: Duration = Duration::from_secs(16);
 impl World {
     /// Makes it, without starting anything but the network.
     pub fn new() -> Self {
+        Self::around(|internet, relay| {
+            internet.attach_for_xdp(relay, "eth0", NUMBER);
+            Vec::new()
+        })
+    }
+
+    /// Makes one whose relay has two uplinks, `eth0` and `eth1`, each with a gateway and two addresses of each family.
+    /// The relay has all of these addresses, and a default route by the first uplink.
+    pub fn with_uplinks() -> Self {
+        let mut world =
+            Self::around(|internet, relay| [0, 1].map(|number| Uplink::new(internet, relay, number)).into());
+        world.relay.attach = world.uplinks.iter().map(|uplink| uplink.device.clone()).collect();
+        world.relay.addresses = world.uplinks.iter().flat_map(Uplink::addresses).collect();
+        world.uplinks[0].become_default();
+        world
+    }
+
+    fn around(connect: impl FnOnce(&mut Internet, &Namespace) -> Vec<Uplink>) -> Self {
         let lab = Lab::new();
         let mut internet = Internet::new(&lab);
         let relay = lab.namespace("relay");
-        internet.attach_for_xdp(&relay, "eth0", NUMBER);
+        let uplinks = connect(&mut internet, &relay);
         let mut nat_a = Nat::at_internet(&internet, "nat-a", 2);
         let mut nat_b_carrier = Nat::at_internet(&internet, "nat-b-out", 3);
         let mut nat_b = Nat::behind(&mut nat_b_carrier, "nat-b");
@@ -56,7 +77,7 @@ impl World {
         let p = p.listening_on(PORT);
         let mut relay = Relay::new(&relay);
         relay.members = vec![Member::relayed(&a), Member::relayed(&b), Member::at(&p, &p_endpoints())];
-        Self { relay, a, b, p, nat_a, nat_b, nat_b_carrier, internet, lab }
+        Self { relay, a, b, p, nat_a, nat_b, nat_b_carrier, internet, uplinks, lab }
     }
 
     /// Makes it and starts the relay and all hosts, with peers as a user would set them: every host sends everything to
@@ -71,16 +92,20 @@ impl World {
 
     /// Gives every host its peers, at the relay's address of a family.
     pub fn point_hosts(&mut self, outer: Outer, keepalive_seconds: u16) {
-        let at_relay = Some(Relay::endpoint(outer));
-        for host in [&mut self.a, &mut self.b] {
-            host.register_at(&self.relay.keys.public, Relay::endpoint(outer), keepalive_seconds);
+        self.point_each([Relay::endpoint(outer); 3], keepalive_seconds);
+    }
+
+    /// Gives every host its peers: a, b and p each at an address of the relay's.
+    pub fn point_each(&mut self, [a, b, p]: [SocketAddr; 3], keepalive_seconds: u16) {
+        for (host, endpoint) in [(&mut self.a, a), (&mut self.b, b)] {
+            host.register_at(&self.relay.keys.public, endpoint, keepalive_seconds);
         }
-        self.a.add_peer(&self.b, at_relay);
-        self.a.add_peer(&self.p, at_relay);
-        self.b.add_peer(&self.a, at_relay);
-        self.b.add_peer(&self.p, at_relay);
-        self.p.add_peer(&self.a, at_relay);
-        self.p.add_peer(&self.b, at_relay);
+        self.a.add_peer(&self.b, Some(a));
+        self.a.add_peer(&self.p, Some(a));
+        self.b.add_peer(&self.a, Some(b));
+        self.b.add_peer(&self.p, Some(b));
+        self.p.add_peer(&self.a, Some(p));
+        self.p.add_peer(&self.b, Some(p));
     }
 
     /// Starts all hosts and waits until a and b are registered.

@@ -24,6 +24,8 @@ pub enum Part {
     Bpf,
     /// The programs that the lab runs.
     Lab,
+    /// The compiler for libFuzzer.
+    Fuzz,
 }
 
 /// What the build of the XDP program uses.
@@ -47,6 +49,9 @@ const LAB: [(&str, &str); 9] = [
     ("conntrack", "conntrack"),
     ("nsenter", "util-linux"),
 ];
+
+/// The same for fuzzing: libFuzzer is C++, which the crate libfuzzer-sys compiles.
+const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
 
 /// Debian's toolchain with library source, and its LLVM.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -80,8 +85,8 @@ fn tools_directory(workspace: &Path) -> PathBuf {
 struct Found {
     toolchain: Option<Toolchain>,
     linker: Option<PathBuf>,
-    /// Packages of the lab's missing programs.
-    lab: Vec<&'static str>,
+    /// Packages of the missing programs of the lab and of fuzzing.
+    programs: Vec<&'static str>,
     promtool: bool,
     /// Debian packages that are installed; only asked for those that matter.
     packages: BTreeSet<String>,
@@ -92,10 +97,11 @@ impl Found {
         let toolchain = toolchain::find()?;
         let linker = toolchain.as_ref().and_then(|t| linker::find(workspace, t.release.llvm));
         let lab = parts.contains(&Part::Lab);
-        let missing = LAB.iter().filter(|(program, _)| lab && find(program).is_none());
+        let wanted = LAB.iter().filter(|_| lab).chain(FUZZ.iter().filter(|_| parts.contains(&Part::Fuzz)));
+        let missing = wanted.filter(|(program, _)| find(program).is_none());
         let llvm = toolchain.as_ref().map_or(DEBIAN_LLVM, |t| t.release.llvm);
         Ok(Self {
-            lab: missing.map(|&(_, package)| package).collect(),
+            programs: missing.map(|&(_, package)| package).collect(),
             promtool: !lab
                 || find("promtool").is_some()
                 || executable(&tools_directory(workspace).join("promtool")),
@@ -119,7 +125,7 @@ impl Found {
         if linker.is_some() {
             packages.extend(linker::build_packages(llvm).into_iter().filter(|p| !self.packages.contains(p)));
         }
-        packages.extend(self.lab.iter().map(|&package| package.to_owned()));
+        packages.extend(self.programs.iter().map(|&package| package.to_owned()));
         Plan { packages, linker, promtool: !self.promtool }
     }
 }
@@ -251,7 +257,7 @@ mod tests {
                 release: Release { version: (1, 97), nightly: false, llvm: 23 },
             }),
             linker: Some("/usr/bin/bpf-linker".into()),
-            lab: Vec::new(),
+            programs: Vec::new(),
             promtool: true,
             packages: BTreeSet::new(),
         }
@@ -265,8 +271,13 @@ mod tests {
 
     #[test]
     fn a_fresh_machine_gets_everything_in_one_plan() {
-        let fresh =
-            Found { toolchain: None, linker: None, lab: vec!["nftables"], promtool: false, ..complete() };
+        let fresh = Found {
+            toolchain: None,
+            linker: None,
+            programs: vec!["nftables"],
+            promtool: false,
+            ..complete()
+        };
         let plan = fresh.plan();
         assert_eq!(
             plan.packages.join(" "),

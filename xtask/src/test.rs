@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    build,
+    build, fuzz, fuzz_user,
     process::{cargo, run},
     setup::{self, Part},
 };
@@ -18,20 +18,26 @@ use crate::{
 pub enum Tier {
     /// Unit tests of all crates; no privileges
     Host,
+    /// What userspace reads from outside, by libFuzzer, 20 s for each target; no privileges
+    Fuzz,
     /// The XDP program through BPF_PROG_TEST_RUN; needs root
     Program,
+    /// The XDP program against an independent model of it, 1,000,000 random frames; needs root
+    Oracle,
     /// Real hosts and wgrelay in network namespaces; needs root
     Lab,
 }
 
 impl Tier {
     /// All tiers, quick ones first.
-    pub const ALL: &[Self] = &[Self::Host, Self::Program, Self::Lab];
+    pub const ALL: &[Self] = &[Self::Host, Self::Fuzz, Self::Program, Self::Oracle, Self::Lab];
 
     fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
+            Self::Fuzz => "fuzz",
             Self::Program => "program",
+            Self::Oracle => "oracle",
             Self::Lab => "lab",
         }
     }
@@ -41,11 +47,16 @@ impl Tier {
         tests.args(["test", "--workspace"]);
         match self {
             Self::Host => {}
+            Self::Fuzz => {
+                setup::setup(workspace, &[Part::Fuzz])?;
+                return fuzz_user::fuzz(workspace);
+            }
             Self::Program => {
                 let tools = setup::setup(workspace, &[Part::Bpf])?;
                 build::object(workspace, &tools)?;
                 tests.args(["--features", "relay-tests/kernel", "--test", "program"]);
             }
+            Self::Oracle => tests = fuzz::command(workspace, &fuzz::Arguments::default())?,
             Self::Lab => {
                 let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab])?;
                 build::object(workspace, &tools)?;

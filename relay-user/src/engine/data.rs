@@ -67,6 +67,7 @@ impl Engine {
         };
         // The kernel has taken note of the narrower path: so must the next hop.
         let flow = crate::next_hops::Flow { local: too_big.local, remote: too_big.remote.ip() };
+        self.next_hops.attest(flow, too_big.mtu);
         self.refresh_routes(&[flow]).await;
         self.notify(&notice);
     }

@@ -4,8 +4,8 @@ use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use relay_tests::{
-    World,
-    relay::{Outer, Status},
+    Host, World,
+    relay::{Outer, Relay, Status},
     traffic::{Pings, connect, ping, throughput},
     world::REGISTRATION,
 };
@@ -35,12 +35,13 @@ struct Outcome {
     udp_checksum_errors: u64,
 }
 
-/// One pair of hosts, one outer family.
+/// One pair of hosts, and the outer families that they have.
 #[derive(Serialize)]
 struct Pair {
     from: String,
     to: String,
-    outer: &'static str,
+    /// `ipv4`, `ipv6`, or both as in `ipv4-ipv6`: the sender's and the receiver's.
+    outer: String,
     /// 0 to 1, counted after the first handshake.
     ping_loss: f64,
     rtt_ms_median: Option<f64>,
@@ -80,44 +81,42 @@ fn show() -> (Outcome, String) {
     world.relay.start();
     let mut pairs = Vec::new();
     for outer in Outer::BOTH {
-        progress(&format!("hosts: wireguard-go starts and registers at the relay, outer {}", outer.label()));
-        if outer == Outer::Ipv4 {
-            world.point_hosts(outer, 25);
-            world.start_hosts();
-        } else {
-            // Another address of the relay is another configuration of the hosts: they start anew with it.
-            for host in [&mut world.a, &mut world.b, &mut world.p] {
-                host.kill();
-            }
-            world.point_hosts(outer, 25);
-            world.start_hosts();
-        }
-        pairs.extend(world.pairs().map(|(from, to)| {
-            progress(&format!("{} → {}, outer {}: handshake, pings, TCP", from.name, to.name, outer.label()));
-            connect(from, to, REGISTRATION);
-            let pings: Pings = ping(from, to, PINGS.0, PINGS.1);
-            let mbit_s = throughput(from, to, TCP_SECONDS);
-            let pair = Pair {
-                from: from.name.clone(),
-                to: to.name.clone(),
-                outer: outer.label(),
-                ping_loss: pings.loss(),
-                rtt_ms_median: pings.median(),
-                mbit_s,
-            };
-            eprintln!(
-                "    {:.1} % lost, {:.2} ms, {mbit_s:.0} Mbit/s",
-                pings.loss() * 100.0,
-                pings.median().unwrap_or(f64::NAN)
-            );
-            pair
-        }));
+        point(&mut world, [outer; 3]);
+        pairs.extend(world.pairs().map(|(from, to)| talk(from, to, outer.label().to_owned())));
     }
+    point(&mut world, [Outer::Ipv4, Outer::Ipv6, Outer::Ipv4]);
+    pairs.push(talk(&world.a, &world.b, "ipv4-ipv6".to_owned()));
+    pairs.push(talk(&world.b, &world.a, "ipv6-ipv4".to_owned()));
     let status = world.relay.status();
     let outcome = judge(pairs, &status, world.checksum_errors());
     let metrics = world.relay.metrics();
     progress("the lab is removed");
     (outcome, metrics)
+}
+
+/// Starts the hosts a, b and p, each with the relay's address of a family. Another address is another configuration: if
+/// they run, they start anew.
+fn point(world: &mut World, outer: [Outer; 3]) {
+    let labels = outer.map(Outer::label).join(", ");
+    progress(&format!("hosts: wireguard-go starts and registers at the relay, outer {labels} for a, b, p"));
+    for host in [&mut world.a, &mut world.b, &mut world.p] {
+        if host.is_running() {
+            host.kill();
+        }
+    }
+    world.point_each(outer.map(Relay::endpoint), 25);
+    world.start_hosts();
+}
+
+fn talk(from: &Host, to: &Host, outer: String) -> Pair {
+    progress(&format!("{} → {}, outer {outer}: handshake, pings, TCP", from.name, to.name));
+    connect(from, to, REGISTRATION);
+    let pings: Pings = ping(from, to, PINGS.0, PINGS.1);
+    let mbit_s = throughput(from, to, TCP_SECONDS);
+    let (ping_loss, rtt_ms_median) = (pings.loss(), pings.median());
+    let rtt = rtt_ms_median.unwrap_or(f64::NAN);
+    eprintln!("    {:.1} % lost, {rtt:.2} ms, {mbit_s:.0} Mbit/s", ping_loss * 100.0);
+    Pair { from: from.name.clone(), to: to.name.clone(), outer, ping_loss, rtt_ms_median, mbit_s }
 }
 
 fn judge(pairs: Vec<Pair>, status: &Status, udp_checksum_errors: u64) -> Outcome {
@@ -137,11 +136,11 @@ fn judge(pairs: Vec<Pair>, status: &Status, udp_checksum_errors: u64) -> Outcome
 fn table(outcome: &Outcome, metrics: &str) -> String {
     let mut text = String::new();
     let mut line = |line: String| writeln!(text, "{line}").expect("write to a string");
-    line(format!("\n{:<9} {:<6} {:>7} {:>12} {:>12}", "pair", "outer", "loss", "round trip", "throughput"));
+    line(format!("\n{:<9} {:<9} {:>7} {:>12} {:>12}", "pair", "outer", "loss", "round trip", "throughput"));
     for Pair { from, to, outer, ping_loss, rtt_ms_median, mbit_s } in &outcome.pairs {
         let rtt = rtt_ms_median.map_or("-".to_owned(), |ms| format!("{ms:.2} ms"));
         line(format!(
-            "{:<9} {outer:<6} {:>5.1} % {rtt:>12} {mbit_s:>5.0} Mbit/s",
+            "{:<9} {outer:<9} {:>5.1} % {rtt:>12} {mbit_s:>5.0} Mbit/s",
             format!("{from} → {to}"),
             ping_loss * 100.0
         ));

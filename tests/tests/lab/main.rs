@@ -1,8 +1,12 @@
 //! wgrelay between real WireGuard hosts, in network namespaces.
 
+mod between_families;
 mod coming_back;
 mod failures;
 mod members;
+mod neighbours;
+mod path_mtu;
 mod premises;
 mod seeing;
 mod talking;
+mod uplinks;

@@ -25,7 +25,10 @@ fn seen_as(socket: &UdpSocket, service: &UdpSocket) -> SocketAddr {
 }
 
 fn bind(namespace: &Namespace, address: &str) -> UdpSocket {
-    let socket = namespace.enter(|| UdpSocket::bind(address)).unwrap();
+    // A program that another test is starting holds copies of all our sockets, also of closed ones, until it is executed.
+    let socket = until(&format!("free port for {address}"), Duration::from_secs(5), || {
+        namespace.enter(|| UdpSocket::bind(address)).ok()
+    });
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     socket
 }

@@ -1,0 +1,311 @@
+//! The real program in the kernel: tables in, frames through BPF_PROG_TEST_RUN, and out comes what it did.
+//!
+//! aya's `TestRun` allocates for each call; a run is a million calls, so the system call is made here, with buffers that stay.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, RingBuf, xdp::DevMapHash},
+    programs::Xdp,
+};
+use relay_ebpf::{
+    event::Event,
+    reason::COUNTERS_LEN,
+    tables::{self, Address, Config, Counter, Endpoint, HINTS_LEN, LOCALS_MAX, NextHop, Session},
+};
+use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
+
+use super::tables::{INGRESS, PORT, Tables};
+
+/// Capacity of the hash maps of a run, in entries.
+const ENTRIES: u32 = 256;
+/// Size of the ring buffer of a run, in bytes: some 19 records.
+const EVENTS_BYTES: u32 = 4096;
+/// Room for what a frame may grow, and more, in bytes.
+const OUTPUT: usize = 8192;
+
+/// The loaded program. Nothing of it is pinned or attached.
+pub struct Kernel {
+    ebpf: Ebpf,
+    events: RingBuf<MapData>,
+    program: RawFd,
+    counters: RawFd,
+    hints: RawFd,
+    cpus: usize,
+    headroom: usize,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    filled: Tables,
+}
+
+/// What the kernel did with a frame.
+pub struct Ran<'a> {
+    /// The program's return value.
+    pub verdict: u32,
+    /// The frame afterwards.
+    pub frame: &'a [u8],
+}
+
+impl Kernel {
+    /// Loads the program from its object file ([`relay_user::object::object`] holds the one that this binary was built
+    /// with), and ties this thread to a CPU, since the program limits events by CPU.
+    pub fn load(object: &[u8]) -> Result<Self> {
+        pin_to_a_cpu().context("tie this thread to a CPU")?;
+        let config = Config { port_be: PORT.to_be_bytes(), reserved: [0; 6] };
+        let mut loader = EbpfLoader::new();
+        loader.override_global(tables::CONFIG, &config, true).map_max_entries(tables::EVENTS, EVENTS_BYTES);
+        for map in [tables::SESSIONS, tables::LEDGER, tables::PENDING, tables::ENDPOINTS] {
+            loader.map_max_entries(map, ENTRIES);
+        }
+        let mut ebpf = loader.load(object).context("load the XDP program (root is needed)")?;
+        let program: &mut Xdp = ebpf.program_mut("wgrelay").context("no program `wgrelay`")?.try_into()?;
+        program.load().context("verify the XDP program")?;
+        let program = program.fd()?.as_fd().as_raw_fd();
+        let events = RingBuf::try_from(ebpf.take_map(tables::EVENTS).context("no map EVENTS")?)?;
+        let (counters, hints) = (per_cpu(&ebpf, tables::COUNTERS)?, per_cpu(&ebpf, tables::HINTS)?);
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
+        let (input, output) = (Vec::new(), vec![0; OUTPUT]);
+        let filled = Tables::default();
+        let mut this =
+            Self { ebpf, events, program, counters, hints, cpus, headroom: 0, input, output, filled };
+        this.headroom = this.measure_headroom()?;
+        Ok(this)
+    }
+
+    /// How much a frame without metadata may grow, in bytes. Metadata of a frame takes as much from it as it is long.
+    pub fn headroom(&self) -> usize {
+        self.headroom
+    }
+
+    /// The most metadata that the kernel takes is what leaves no headroom: it keeps `struct xdp_frame` free, as it does
+    /// for bpf_xdp_adjust_head (net/bpf/test_run.c, net/core/filter.c).
+    fn measure_headroom(&mut self) -> Result<usize> {
+        let frame = [0; 64];
+        (0..=252).rev().step_by(4).find(|&metadata| self.run(&frame, metadata).is_ok()).context("run a frame")
+    }
+
+    /// Makes the maps hold this and nothing else, forgets when events went up, and empties or fills the ring buffer.
+    pub fn install(&mut self, tables: &Tables) -> Result<()> {
+        self.events();
+        if tables.ring_full {
+            self.fill_ring()?;
+        }
+        let before = std::mem::take(&mut self.filled);
+        let mut sessions: HashMap<_, u32, Session> = self.map(tables::SESSIONS)?.try_into()?;
+        before.sessions.keys().try_for_each(|index| sessions.remove(index))?;
+        for (index, session) in &tables.sessions {
+            sessions.insert(index, tables.session_entry(*index, session), 0)?;
+        }
+        let mut pending: HashMap<_, u32, Endpoint> = self.map(tables::PENDING)?.try_into()?;
+        before.pending.keys().try_for_each(|index| pending.remove(index))?;
+        for (index, responder) in &tables.pending {
+            pending.insert(index, Endpoint::from(*responder), 0)?;
+        }
+        let mut endpoints: HashMap<_, Endpoint, u64> = self.map(tables::ENDPOINTS)?.try_into()?;
+        before.endpoints.iter().try_for_each(|&endpoint| endpoints.remove(&endpoint.into()))?;
+        for endpoint in &tables.endpoints {
+            endpoints.insert(Endpoint::from(*endpoint), 1, 0)?;
+        }
+        let mut next_hops: Array<_, NextHop> = self.map(tables::NEXT_HOPS)?.try_into()?;
+        for key in before.next_hops.keys() {
+            next_hops.set((*key).into(), NextHop::new_zeroed(), 0)?;
+        }
+        for (key, hop) in &tables.next_hops {
+            next_hops.set((*key).into(), hop.entry(), 0)?;
+        }
+        let mut tx_ports: DevMapHash<_> = self.map(tables::TX_PORTS)?.try_into()?;
+        before.tx_ports.iter().try_for_each(|&ifindex| tx_ports.remove(ifindex))?;
+        for ifindex in &tables.tx_ports {
+            // A test run does not carry the redirection out, so any device will do.
+            tx_ports.insert(*ifindex, INGRESS, None, 0)?;
+        }
+        let mut locals: Array<_, Address> = self.map(tables::LOCALS)?.try_into()?;
+        for key in 0..LOCALS_MAX {
+            let local = tables.locals.get(&(key as u8)).map_or(Address::UNSPECIFIED, |&local| local.into());
+            locals.set(key, local, 0)?;
+        }
+        self.filled = tables.clone();
+        self.forget_hints()
+    }
+
+    /// Fills the ring buffer with copies of an initiation that nobody takes out.
+    fn fill_ring(&mut self) -> Result<()> {
+        let (relay, host) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+        let mut frame = Vec::new();
+        let mut message = [0; 148];
+        message[0] = 1;
+        etherparse::PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4(host, relay, 64)
+            .udp(PORT, PORT)
+            .write(&mut frame, &message)?;
+        let mut locals: Array<_, Address> = self.map(tables::LOCALS)?.try_into()?;
+        locals.set(0, Address::from(std::net::Ipv4Addr::from(relay)), 0)?;
+        for _ in 0..=EVENTS_BYTES as usize / size_of::<Event>() {
+            self.run(&frame, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the program on a frame that has so much metadata before it, in bytes.
+    pub fn run(&mut self, frame: &[u8], metadata: usize) -> io::Result<Ran<'_>> {
+        /// The part of `union bpf_attr` that BPF_PROG_TEST_RUN reads (include/uapi/linux/bpf.h).
+        #[repr(C)]
+        #[derive(Default)]
+        struct TestRun {
+            prog_fd: u32,
+            retval: u32,
+            data_size_in: u32,
+            data_size_out: u32,
+            data_in: u64,
+            data_out: u64,
+            repeat: u32,
+            duration: u32,
+            ctx_size_in: u32,
+            ctx_size_out: u32,
+            ctx_in: u64,
+            ctx_out: u64,
+            flags: u32,
+            cpu: u32,
+            batch_size: u32,
+            reserved: u32,
+        }
+        const BPF_PROG_TEST_RUN: libc::c_int = 10;
+        let data = if metadata == 0 {
+            frame
+        } else {
+            self.input.clear();
+            self.input.resize(metadata, 0x5a);
+            self.input.extend(frame);
+            &self.input
+        };
+        // `struct xdp_md`: where the frame begins and ends; no metadata before 0; the default interface and queue.
+        let md: [u32; 6] = [metadata as u32, data.len() as u32, 0, 0, 0, 0];
+        let mut attributes = TestRun {
+            prog_fd: self.program as u32,
+            data_size_in: data.len() as u32,
+            data_size_out: self.output.len() as u32,
+            data_in: data.as_ptr() as u64,
+            data_out: self.output.as_mut_ptr() as u64,
+            ..TestRun::default()
+        };
+        if metadata > 0 {
+            (attributes.ctx_in, attributes.ctx_size_in) = (md.as_ptr() as u64, size_of_val(&md) as u32);
+        }
+        // SAFETY: the kernel reads `data` and `md`, writes at most `data_size_out` bytes of `output` and the attributes
+        // themselves; all of them live, and are borrowed, until the call returns.
+        unsafe { bpf(BPF_PROG_TEST_RUN, &raw mut attributes) }?;
+        let end = attributes.data_size_out as usize;
+        let frame = self.output.get(metadata..end).ok_or_else(|| io::Error::other("the metadata is gone"))?;
+        Ok(Ran { verdict: attributes.retval, frame })
+    }
+
+    /// Takes out what waits in the ring buffer.
+    pub fn events(&mut self) -> Vec<Event> {
+        // An empty `Vec` allocates nothing.
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            events.push(Event::read_from_bytes(&item).expect("a record is an event"));
+        }
+        events
+    }
+
+    /// All counters by their index, all CPUs together.
+    pub fn counters(&self) -> Result<Vec<Counter>> {
+        let mut by_cpu = vec![Counter::default(); self.cpus];
+        let sum = |by_cpu: &[Counter]| {
+            by_cpu.iter().fold(Counter::default(), |sum, one| Counter {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+            })
+        };
+        const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+        (0..COUNTERS_LEN)
+            .map(|key| {
+                element(BPF_MAP_LOOKUP_ELEM, self.counters, key, by_cpu.as_mut_bytes())
+                    .context("read COUNTERS")?;
+                Ok(sum(&by_cpu))
+            })
+            .collect()
+    }
+
+    /// Packets and bytes of every session.
+    pub fn sessions(&mut self) -> Result<Vec<(u32, Counter)>> {
+        let indices: Vec<u32> = self.filled.sessions.keys().copied().collect();
+        let sessions: HashMap<_, u32, Session> = self.map(tables::SESSIONS)?.try_into()?;
+        let read = |index| {
+            let Session { packets, bytes, .. } = sessions.get(&index, 0)?;
+            Ok((index, Counter { packets, bytes }))
+        };
+        indices.into_iter().map(read).collect()
+    }
+
+    /// Makes it so that nothing that is limited in time has gone up yet.
+    pub fn forget_hints(&mut self) -> Result<()> {
+        const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+        let mut never = vec![0u64; self.cpus];
+        (0..HINTS_LEN)
+            .try_for_each(|key| element(BPF_MAP_UPDATE_ELEM, self.hints, key, never.as_mut_bytes()))
+            .context("write HINTS")
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+}
+
+fn per_cpu(ebpf: &Ebpf, name: &str) -> Result<RawFd> {
+    match ebpf.map(name) {
+        Some(Map::PerCpuArray(data)) => Ok(data.fd().as_fd().as_raw_fd()),
+        _ => bail!("no per-CPU array {name}"),
+    }
+}
+
+/// Reads or writes an element of a per-CPU array of which `values` holds the values of all possible CPUs.
+fn element(command: libc::c_int, map: RawFd, key: u32, values: &mut [u8]) -> io::Result<()> {
+    /// The part of `union bpf_attr` that BPF_MAP_*_ELEM reads.
+    #[repr(C)]
+    struct Element {
+        map_fd: u32,
+        reserved: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut attributes = Element {
+        map_fd: map as u32,
+        reserved: 0,
+        key: &raw const key as u64,
+        value: values.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the key has four bytes and the value is one of 8 or 16 bytes for each possible CPU, as the maps were made;
+    // both live, and `values` is borrowed mutably, until the call returns.
+    unsafe { bpf(command, &raw mut attributes) }
+}
+
+/// The system call bpf(2).
+///
+/// # Safety
+/// `attributes` is what the command takes, and what it points to is valid for what the command does with it.
+unsafe fn bpf<T>(command: libc::c_int, attributes: *mut T) -> io::Result<()> {
+    // SAFETY: the caller vouches for the attributes; their size is told.
+    match unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn pin_to_a_cpu() -> Result<()> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let allowed = sched_getaffinity(None)?;
+    let cpu = (0..CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).context("no CPU is allowed")?;
+    let mut one = CpuSet::new();
+    one.set(cpu);
+    sched_setaffinity(None, &one)?;
+    Ok(())
+}

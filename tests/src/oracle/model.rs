@@ -1,0 +1,368 @@
+//! The oracle: what the relay must do with a frame, from the rules alone.
+//!
+//! It shares no code with the XDP program. It reads headers with etherparse, follows the rules in the order in which they
+//! are written down, and makes a forwarded frame anew ([`super::forward`]) where the program patches the old one.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    EtherType, Ethernet2HeaderSlice, Ipv4HeaderSlice, Ipv6HeaderSlice, SingleVlanHeaderSlice, UdpHeader,
+    UdpHeaderSlice,
+};
+use relay_ebpf::{
+    event::{HANDSHAKE, NEW_SOURCE, TOO_BIG, TOO_BIG_QUOTE},
+    reason::{Family, Reason},
+};
+
+use super::{
+    forward,
+    tables::{INGRESS, NextHop, PORT, Session, Tables},
+};
+
+/// What has to become of a frame.
+#[derive(Clone, Debug)]
+pub struct Judgement<'a> {
+    /// Why, and with it the verdict.
+    pub reason: Reason,
+    /// What it is counted under.
+    pub family: Family,
+    /// The frame as it leaves; `None` if it stays as it came.
+    pub frame: Option<Vec<u8>>,
+    /// The receiver index of the session that counts it, and its UDP payload in bytes.
+    pub session: Option<(u32, u64)>,
+    /// What goes up, if the ring buffer and (all but handshakes) the rate limit allow it.
+    pub event: Option<Raised<'a>>,
+}
+
+/// What goes up to userspace: the parts of [`relay_ebpf::event::Event`] that are defined.
+#[derive(Clone, Copy, Debug)]
+pub struct Raised<'a> {
+    /// `HANDSHAKE`, `NEW_SOURCE` or `TOO_BIG`.
+    pub kind: u32,
+    /// Where the datagram came from.
+    pub source: SocketAddr,
+    /// Where it was sent to.
+    pub local: IpAddr,
+    /// Its TTL or hop limit.
+    pub ttl: u8,
+    /// `message_len`.
+    pub message_len: usize,
+    /// The bytes of `message` that are defined.
+    pub message: &'a [u8],
+}
+
+/// A UDP datagram to the relay port in a frame whose lengths fit together.
+pub struct Datagram<'a> {
+    /// The IP packet's headers as they came: 20 or 40 bytes.
+    pub ip: &'a [u8],
+    /// Ethernet header and VLAN tags, in bytes.
+    pub link_len: usize,
+    /// Where it comes from.
+    pub source: SocketAddr,
+    /// Where it was sent to, at the relay port.
+    pub destination: IpAddr,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// The UDP header as it came.
+    pub udp: UdpHeader,
+    /// The message.
+    pub payload: &'a [u8],
+    /// What stands behind the IP packet.
+    pub trailer: &'a [u8],
+}
+
+impl Datagram<'_> {
+    /// The family as received.
+    pub fn family(&self) -> Family {
+        if self.source.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+    }
+
+    fn dont_fragment(&self) -> bool {
+        self.source.is_ipv6() || Ipv4HeaderSlice::from_slice(self.ip).is_ok_and(|ip| ip.dont_fragment())
+    }
+}
+
+/// A frame's end before it is known to be a datagram for the relay port.
+type End = (Reason, Family);
+
+/// Judges a frame that came in by [`INGRESS`] and has so many bytes before it that it may grow into.
+pub fn judge<'a>(tables: &Tables, frame: &'a [u8], headroom: usize) -> Judgement<'a> {
+    let datagram = match datagram(tables, frame) {
+        Ok(datagram) => datagram,
+        Err((reason, family)) => {
+            return Judgement { reason, family, frame: None, session: None, event: None };
+        }
+    };
+    let shape = Shape::of(datagram.payload);
+    let session = match shape {
+        Some(Shape::Data(index)) => tables.sessions.get(&index).map(|session| (index, session)),
+        _ => None,
+    };
+    match session {
+        Some((index, session)) if !lacks_checksum(&datagram) && is_of(tables, session, &datagram) => {
+            send_on(tables, &datagram, index, session, headroom)
+        }
+        _ => keep(tables, &datagram, shape),
+    }
+}
+
+/// A WireGuard message by its receiver index, if it has one (WireGuard paper, section 5.4).
+#[derive(Clone, Copy)]
+enum Shape {
+    Initiation,
+    Response(u32),
+    Cookie(u32),
+    Data(u32),
+}
+
+impl Shape {
+    fn of(payload: &[u8]) -> Option<Self> {
+        let word = |at: usize| payload.get(at..at + 4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
+        match (word(0)?, payload.len()) {
+            (1, 148) => Some(Self::Initiation),
+            (2, 92) => Some(Self::Response(word(8)?)),
+            (3, 64) => Some(Self::Cookie(word(4)?)),
+            (4, 32..) => Some(Self::Data(word(4)?)),
+            _ => None,
+        }
+    }
+}
+
+fn datagram<'a>(tables: &Tables, frame: &'a [u8]) -> Result<Datagram<'a>, End> {
+    let (kind, packet) = link(frame)?;
+    let link_len = frame.len() - packet.len();
+    match kind {
+        EtherType::IPV4 => ipv4(tables, packet, link_len),
+        EtherType::IPV6 => ipv6(tables, packet, link_len),
+        _ => Err((Reason::OtherProtocol, Family::Other)),
+    }
+}
+
+/// The ethertype behind the VLAN tags, and what follows it.
+fn link(frame: &[u8]) -> Result<(EtherType, &[u8]), End> {
+    let malformed = (Reason::Malformed, Family::Other);
+    let ethernet = Ethernet2HeaderSlice::from_slice(frame).map_err(|_| malformed)?;
+    let (mut kind, mut rest, mut tags) = (ethernet.ether_type(), &frame[ethernet.slice().len()..], 0);
+    while [EtherType::VLAN_TAGGED_FRAME, EtherType::PROVIDER_BRIDGING].contains(&kind) {
+        if tags == 2 {
+            return Err((Reason::VlanTagged, Family::Other));
+        }
+        let tag = SingleVlanHeaderSlice::from_slice(rest).map_err(|_| malformed)?;
+        (kind, rest, tags) = (tag.ether_type(), &rest[tag.slice().len()..], tags + 1);
+    }
+    Ok((kind, rest))
+}
+
+const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
+
+fn ipv4<'a>(tables: &Tables, packet: &'a [u8], link_len: usize) -> Result<Datagram<'a>, End> {
+    let end = |reason| (reason, Family::Ipv4);
+    let mut fixed: [u8; 20] =
+        packet.get(..20).and_then(|f| f.try_into().ok()).ok_or(end(Reason::Malformed))?;
+    let options = fixed[0] & 0xf > 5;
+    if options {
+        // Whether they are there in full is not asked: what has options is passed on anyway.
+        fixed[0] = fixed[0] & 0xf0 | 5;
+    }
+    let ip = Ipv4HeaderSlice::from_slice(&fixed).map_err(|_| end(Reason::Malformed))?;
+    let destination = IpAddr::V4(ip.destination_addr());
+    if ip.protocol().0 != UDP {
+        return Err(end(Reason::OtherProtocol));
+    }
+    if options || ip.is_fragmenting_payload() {
+        return Err(end(match tables.is_local(destination) {
+            false => Reason::OtherDestination,
+            true if options => Reason::IpOptions,
+            true => Reason::Fragment,
+        }));
+    }
+    let addresses = (IpAddr::V4(ip.source_addr()), destination);
+    let total = usize::from(ip.total_len());
+    udp(tables, packet, addresses, ip.ttl(), (20, total), link_len).map_err(end)
+}
+
+fn ipv6<'a>(tables: &Tables, packet: &'a [u8], link_len: usize) -> Result<Datagram<'a>, End> {
+    /// Hop-by-hop options, routing, authentication, destination options, mobility, HIP, shim6 (RFC 7045).
+    const EXTENSIONS: [u8; 7] = [0, 43, 51, 60, 135, 139, 140];
+    const FRAGMENT: u8 = 44;
+    let end = |reason| (reason, Family::Ipv6);
+    let ip = Ipv6HeaderSlice::from_slice(packet).map_err(|_| end(Reason::Malformed))?;
+    let (source, destination) = (ip.source_addr(), ip.destination_addr());
+    if source.to_ipv4_mapped().is_some()
+        || destination.to_ipv4_mapped().is_some()
+        || destination.is_unspecified()
+    {
+        return Err(end(Reason::Malformed));
+    }
+    let (source, destination) = (IpAddr::V6(source), IpAddr::V6(destination));
+    match ip.next_header().0 {
+        UDP => {}
+        FRAGMENT if tables.is_local(destination) => return Err(end(Reason::Fragment)),
+        next if EXTENSIONS.contains(&next) && tables.is_local(destination) => {
+            return Err(end(Reason::IpOptions));
+        }
+        _ => return Err(end(Reason::OtherProtocol)),
+    }
+    let total = 40 + usize::from(ip.payload_length());
+    udp(tables, packet, (source, destination), ip.hop_limit(), (40, total), link_len).map_err(end)
+}
+
+fn udp<'a>(
+    tables: &Tables,
+    packet: &'a [u8],
+    (source, destination): (IpAddr, IpAddr),
+    ttl: u8,
+    (header, total): (usize, usize),
+    link_len: usize,
+) -> Result<Datagram<'a>, Reason> {
+    /// The shortest message: transport data without content.
+    const SHORTEST: usize = 32;
+    let (ip, rest) = packet.split_at(header);
+    let udp = UdpHeaderSlice::from_slice(rest).map_err(|_| Reason::Malformed)?.to_header();
+    if udp.destination_port != PORT {
+        return Err(Reason::OtherDestination);
+    }
+    let length = usize::from(udp.length);
+    if length < UDP_HEADER || header + length != total || total > packet.len() {
+        return Err(Reason::Malformed);
+    }
+    if rest.len() - UDP_HEADER < SHORTEST {
+        let ours = tables.is_local(destination);
+        return Err(if ours { Reason::NotWireguard } else { Reason::OtherDestination });
+    }
+    Ok(Datagram {
+        ip,
+        link_len,
+        source: SocketAddr::new(source, udp.source_port),
+        destination,
+        ttl,
+        udp,
+        payload: &rest[UDP_HEADER..length],
+        trailer: &rest[length..],
+    })
+}
+
+fn lacks_checksum(datagram: &Datagram) -> bool {
+    datagram.source.is_ipv6() && datagram.udp.checksum == 0
+}
+
+/// Whether the datagram comes from where the session's do, and was sent to where they are.
+fn is_of(tables: &Tables, session: &Session, datagram: &Datagram) -> bool {
+    session.source == datagram.source && tables.local(session.local_in) == Some(datagram.destination)
+}
+
+/// What is not forwarded: all but a session's own data.
+fn keep<'a>(tables: &Tables, datagram: &Datagram<'a>, shape: Option<Shape>) -> Judgement<'a> {
+    let raised = |kind, message: &'a [u8]| Raised {
+        kind,
+        source: datagram.source,
+        local: datagram.destination,
+        ttl: datagram.ttl,
+        message_len: message.len(),
+        message,
+    };
+    let end =
+        |reason, event| Judgement { reason, family: datagram.family(), frame: None, session: None, event };
+    let copied = |copied, not_copied| match tables.ring_full {
+        false => end(copied, Some(raised(HANDSHAKE, datagram.payload))),
+        true => end(not_copied, None),
+    };
+    let own = |reason| {
+        let known = tables.endpoints.contains(&datagram.source);
+        end(reason, (!known && !tables.ring_full).then(|| raised(NEW_SOURCE, &[])))
+    };
+    if !tables.is_local(datagram.destination) {
+        return end(Reason::OtherDestination, None);
+    }
+    if lacks_checksum(datagram) {
+        return end(Reason::NoUdpChecksum, None);
+    }
+    match shape {
+        None => end(Reason::NotWireguard, None),
+        Some(Shape::Initiation) => copied(Reason::Initiation, Reason::InitiationNotCopied),
+        Some(Shape::Response(index)) => match tables.pending.get(&index) {
+            None => own(Reason::ResponseOwn),
+            Some(&responder) if responder == datagram.source => {
+                copied(Reason::Response, Reason::ResponseNotCopied)
+            }
+            Some(_) => end(Reason::ResponseWrongSource, None),
+        },
+        Some(Shape::Cookie(index)) => match (tables.pending.get(&index), tables.sessions.get(&index)) {
+            (None, None) => own(Reason::CookieReplyOwn),
+            (responder, session)
+                if responder == Some(&datagram.source)
+                    || session.is_some_and(|session| is_of(tables, session, datagram)) =>
+            {
+                copied(Reason::CookieReply, Reason::CookieReplyNotCopied)
+            }
+            _ => end(Reason::CookieReplyWrongSource, None),
+        },
+        Some(Shape::Data(index)) if tables.sessions.contains_key(&index) => {
+            end(Reason::DataWrongSource, None)
+        }
+        Some(Shape::Data(_)) => own(Reason::DataOwn),
+    }
+}
+
+/// A session's data, from here to its next hop.
+fn send_on<'a>(
+    tables: &Tables,
+    datagram: &Datagram<'a>,
+    index: u32,
+    session: &Session,
+    headroom: usize,
+) -> Judgement<'a> {
+    let family = datagram.family();
+    let kept = |reason| Judgement { reason, family, frame: None, session: None, event: None };
+    if datagram.ttl <= 1 {
+        return kept(Reason::TtlExceeded);
+    }
+    let hop = tables.next_hops.get(&session.next_hop);
+    let hop = hop.filter(|hop| hop.mtu != 0 && usize::from(hop.tag_count) <= hop.tags.len());
+    let (Some(hop), Some(local)) = (hop, tables.local(session.local_out)) else {
+        return kept(Reason::NextHopUnresolved);
+    };
+    let to_ipv6 = session.destination.is_ipv6();
+    if to_ipv6 && datagram.udp.checksum == 0 {
+        return kept(Reason::ToChecksum);
+    }
+    let header = if to_ipv6 { 40 } else { 20 };
+    if header + usize::from(datagram.udp.length) > usize::from(hop.mtu) {
+        if !datagram.dont_fragment() {
+            return kept(Reason::ToFragment);
+        }
+        let event = Raised {
+            kind: TOO_BIG,
+            source: datagram.source,
+            local: datagram.destination,
+            ttl: datagram.ttl,
+            message_len: datagram.payload.len(),
+            message: &datagram.payload[..TOO_BIG_QUOTE],
+        };
+        return Judgement { event: (!tables.ring_full).then_some(event), ..kept(Reason::TooBig) };
+    }
+    let reason = match hop {
+        NextHop { ifindex: INGRESS, .. } => Reason::ForwardedTx,
+        hop if tables.tx_ports.contains(&hop.ifindex) => Reason::ForwardedRedirect,
+        _ => return kept(Reason::NoTxPort),
+    };
+    let frame = forward::frame(datagram, hop, SocketAddr::new(local, PORT), session.destination);
+    let headers = |frame: usize, trailer: usize| frame - datagram.payload.len() - trailer;
+    let before = datagram.link_len + datagram.ip.len() + UDP_HEADER;
+    if headers(frame.len(), datagram.trailer.len()) > before + headroom {
+        return kept(Reason::NoHeadroom);
+    }
+    let family = match (family, to_ipv6) {
+        (Family::Ipv4, true) => Family::Ipv4ToIpv6,
+        (Family::Ipv6, false) => Family::Ipv6ToIpv4,
+        (same, _) => same,
+    };
+    Judgement {
+        reason,
+        family,
+        frame: Some(frame),
+        session: Some((index, datagram.payload.len() as u64)),
+        event: None,
+    }
+}

@@ -1,0 +1,135 @@
+//! Random tables: those of a busy relay with a bit of everything, small enough that frames meet it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use fastrand::Rng;
+use relay_ebpf::tables::LOCALS_MAX;
+
+use super::tables::{INGRESS, NextHop, Session, Tables};
+
+/// Interfaces of next hops: where the frame came in; three others.
+const INTERFACES: [u32; 4] = [INGRESS, 7, 300, 0x0102_0304];
+
+/// Tables as a relay might have them.
+pub fn random(rng: &mut Rng) -> Tables {
+    let locals = locals(rng);
+    let tx_ports: BTreeSet<_> = INTERFACES.into_iter().filter(|_| rng.u32(..3) > 0).collect();
+    let next_hops: BTreeMap<_, _> = (0..8).map(|_| (next_hop_key(rng), next_hop(rng))).collect();
+    let hosts: Vec<_> = (0..12).map(|n| SocketAddr::new(address(rng, n % 2 == 0), rng.u16(1..))).collect();
+    let endpoints = hosts.iter().copied().filter(|_| rng.bool()).collect();
+    let sessions: BTreeMap<_, _> = (0..rng.usize(4..24))
+        .map(|_| {
+            let (source, destination) = (one_of(rng, &hosts), one_of(rng, &hosts));
+            let mut session = Session {
+                source,
+                destination,
+                local_in: local(rng, &locals, source),
+                local_out: local(rng, &locals, destination),
+                next_hop: *rng.choice(next_hops.keys()).expect("there are some"),
+            };
+            match rng.u32(..40) {
+                0 => session.local_in = rng.u8(..),
+                1 => session.local_out = rng.u8(LOCALS_MAX as u8..),
+                2 => session.next_hop = rng.u16(..),
+                _ => {}
+            }
+            (index(rng), session)
+        })
+        .collect();
+    let mut pending: BTreeMap<_, _> = (0..8).map(|_| (index(rng), one_of(rng, &hosts))).collect();
+    // An index may stand in both tables: they are chosen by different hosts.
+    let both: Vec<_> = sessions.keys().copied().filter(|_| rng.u32(..4) == 0).collect();
+    pending.extend(both.into_iter().map(|index| (index, one_of(rng, &hosts))));
+    Tables { locals, sessions, pending, endpoints, next_hops, tx_ports, ring_full: rng.u32(..12) == 0 }
+}
+
+/// Up to the whole table of addresses, with holes; at least one of each family.
+fn locals(rng: &mut Rng) -> BTreeMap<u8, IpAddr> {
+    let mut keys: Vec<u8> = (0..LOCALS_MAX as u8).collect();
+    rng.shuffle(&mut keys);
+    keys.truncate(if rng.u32(..8) == 0 { keys.len() } else { rng.usize(2..7) });
+    let mut locals: BTreeMap<u8, IpAddr> = BTreeMap::new();
+    for (n, key) in keys.into_iter().enumerate() {
+        let ipv4 = if n < 2 { n == 0 } else { rng.bool() };
+        let address = address(rng, ipv4);
+        if !locals.values().any(|&other| other == address) {
+            locals.insert(key, address);
+        }
+    }
+    locals
+}
+
+fn local(rng: &mut Rng, locals: &BTreeMap<u8, IpAddr>, like: SocketAddr) -> u8 {
+    let fits = |(_, local): &(&u8, &IpAddr)| local.is_ipv4() == like.is_ipv4();
+    let keys: Vec<u8> = locals.iter().filter(fits).map(|(&key, _)| key).collect();
+    rng.choice(keys).expect("there is one of each family")
+}
+
+/// An address whose words are often the ones that checksums trip over.
+fn address(rng: &mut Rng, ipv4: bool) -> IpAddr {
+    if !ipv4 && rng.u32(..6) == 0 {
+        // An IPv4-mapped one but for one bit.
+        let mapped = Ipv4Addr::from(rng.u32(..)).to_ipv6_mapped();
+        return IpAddr::V6((u128::from(mapped) ^ 1 << rng.u32(32..128)).into());
+    }
+    let mut word = |first: bool| match rng.u32(..8) {
+        0 if !first => 0,
+        1 => 0xffff,
+        _ => rng.u16(1..),
+    };
+    if ipv4 {
+        return IpAddr::V4((u32::from(word(true)) << 16 | u32::from(word(false))).into());
+    }
+    // Its first word is not zero, so it is neither `::` nor an IPv4-mapped one.
+    let words: [u16; 8] = std::array::from_fn(|at| word(at == 0));
+    IpAddr::V6(words.into())
+}
+
+fn index(rng: &mut Rng) -> u32 {
+    match rng.u32(..10) {
+        0 => rng.u32(..3),
+        1 => u32::MAX - rng.u32(..3),
+        2 => rng.u32(..4) << 24,
+        _ => rng.u32(..),
+    }
+}
+
+fn next_hop_key(rng: &mut Rng) -> u16 {
+    match rng.u32(..4) {
+        0 => 0,
+        1 => 4095,
+        _ => rng.u16(..4096),
+    }
+}
+
+fn next_hop(rng: &mut Rng) -> NextHop {
+    let mac = |rng: &mut Rng| std::array::from_fn(|_| rng.u8(..));
+    let tag = |rng: &mut Rng| {
+        let tpid: [u8; 2] = if rng.bool() { [0x81, 0x00] } else { [0x88, 0xa8] };
+        [tpid[0], tpid[1], rng.u8(..), rng.u8(..)]
+    };
+    NextHop {
+        ifindex: if rng.bool() { INGRESS } else { one_of(rng, &INTERFACES) },
+        mtu: match rng.u32(..16) {
+            0 => 0,
+            1..5 => rng.u16(60..300),
+            _ => one_of(rng, &[576, 1280, 1399, 1400, 1420, 1500, 65_535]),
+        },
+        tag_count: match rng.u32(..40) {
+            0 => one_of(rng, &[3, 256, 65_535]),
+            1..24 => 0,
+            24..32 => 1,
+            _ => 2,
+        },
+        tags: [tag(rng), tag(rng)],
+        destination_mac: mac(rng),
+        source_mac: mac(rng),
+    }
+}
+
+fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
+    all[rng.usize(..all.len())]
+}

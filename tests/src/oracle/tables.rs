@@ -1,0 +1,134 @@
+//! What the program's maps hold, as plain values that the oracle reads. `kernel` writes them into the real maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use relay_ebpf::tables::{self, Address, LOCALS_MAX};
+use relay_user::{
+    forwarding::{Locals, directions},
+    handshake::{Session as Proven, Side},
+};
+use serde::{Deserialize, Serialize};
+
+/// The relay port of every run: a constant of the loaded program. Its two bytes differ.
+pub const PORT: u16 = 51_820;
+/// The interface that frames come in by: BPF_PROG_TEST_RUN takes the loopback device when it is told of no other.
+pub const INGRESS: u32 = 1;
+
+/// The tables of a relay.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tables {
+    /// The relay's addresses by their key.
+    pub locals: BTreeMap<u8, IpAddr>,
+    /// Sessions by receiver index.
+    pub sessions: BTreeMap<u32, Session>,
+    /// Expected responders by the initiation's sender index.
+    pub pending: BTreeMap<u32, SocketAddr>,
+    /// Authenticated endpoints.
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// Next hops by their key.
+    pub next_hops: BTreeMap<u16, NextHop>,
+    /// Interfaces that frames may be redirected to.
+    pub tx_ports: BTreeSet<u32>,
+    /// Whether userspace is so far behind that the ring buffer takes nothing.
+    pub ring_full: bool,
+}
+
+/// One direction of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Who sends in it.
+    pub source: SocketAddr,
+    /// Where that goes.
+    pub destination: SocketAddr,
+    /// Key of the relay address that it is sent to.
+    pub local_in: u8,
+    /// Key of the relay address that it leaves from.
+    pub local_out: u8,
+    /// Key of the next hop.
+    pub next_hop: u16,
+}
+
+/// Where and how frames leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// The egress interface.
+    pub ifindex: u32,
+    /// The largest IP packet in bytes, 0 if the next hop is not resolved.
+    pub mtu: u16,
+    /// How many of `tags` count.
+    pub tag_count: u16,
+    /// TPID and TCI, the outermost first.
+    pub tags: [[u8; 4]; 2],
+    /// Destination MAC address.
+    pub destination_mac: [u8; 6],
+    /// Source MAC address.
+    pub source_mac: [u8; 6],
+}
+
+impl Tables {
+    /// The relay address under a key: `::` where none is set, `None` beyond the table.
+    pub fn local(&self, key: u8) -> Option<IpAddr> {
+        let unset = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        (u32::from(key) < LOCALS_MAX).then(|| self.locals.get(&key).copied().unwrap_or(unset))
+    }
+
+    /// Whether this is an address of the relay's.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.locals.values().any(|&local| local == address)
+    }
+
+    /// Whether userspace could have written this: no session leaves from an address that is not set, or that is of
+    /// another family than its destination.
+    pub fn is_possible(&self) -> bool {
+        self.sessions.values().all(|session| {
+            self.local(session.local_out).is_none_or(|local| {
+                local.is_ipv4() == session.destination.is_ipv4() && !local.is_unspecified()
+            })
+        })
+    }
+
+    /// The entry of `SESSIONS`, made by the code that makes it in the relay.
+    pub fn session_entry(&self, index: u32, session: &Session) -> tables::Session {
+        let mut before = [Address::UNSPECIFIED; LOCALS_MAX as usize];
+        for (&key, &local) in &self.locals {
+            before[usize::from(key)] = local.into();
+        }
+        // A key that names no address of the right family stands for a table that has changed since.
+        let side = |key: u8, endpoint: SocketAddr, index| {
+            let local = self.local(key).filter(|local| local.is_ipv4() == endpoint.is_ipv4());
+            let local = local.filter(|local| !local.is_unspecified());
+            Side { index, endpoint, local: local.unwrap_or(stand_in(endpoint)), member: None }
+        };
+        let from = side(session.local_in, session.source, !index);
+        let to = side(session.local_out, session.destination, index);
+        // Those of the two that are in the table keep their keys.
+        let locals = Locals::assign(&before, &[from.local, to.local]);
+        // Both of the directions that userspace makes of a session are used: which, the index says.
+        let backwards = index & 1 == 1;
+        let (initiator, responder) = if backwards { (to, from) } else { (from, to) };
+        let proven = Proven { initiator, responder, opened: Duration::ZERO };
+        let both = directions(&proven, &locals, PORT, |_| session.next_hop).expect("the addresses have keys");
+        let direction = both[usize::from(backwards)];
+        assert_eq!(direction.index, index, "a direction stands under the index of whom it goes to");
+        tables::Session { local_in: session.local_in, local_out: session.local_out, ..direction.entry }
+    }
+}
+
+fn stand_in(like: SocketAddr) -> IpAddr {
+    match like {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 199)),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 199)),
+    }
+}
+
+impl NextHop {
+    /// The entry of `NEXT_HOPS`.
+    pub fn entry(&self) -> tables::NextHop {
+        let &Self { ifindex, mtu, tag_count, tags, destination_mac, source_mac } = self;
+        tables::NextHop { ifindex, mtu, tag_count, destination_mac, source_mac, tags }
+    }
+}

@@ -1,0 +1,296 @@
+//! The oracle by itself: whole frames made by etherparse's builder, and what is to become of them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, LinkExtHeader, NetHeaders, PacketBuilder,
+    PacketHeaders, SlicedPacket, TransportHeader, TransportSlice, UdpHeader,
+};
+use relay_ebpf::{
+    event::{HANDSHAKE, NEW_SOURCE, TOO_BIG},
+    reason::{Family, Reason},
+    tables::{LOCALS_MAX, NEW_SOURCE_INTERVAL_NS},
+};
+
+use super::{
+    fixture::{self, Fixture},
+    grammar::{Case, Grammar},
+    model::{Judgement, judge},
+    pace::{Demand, Pace},
+    state,
+    tables::{INGRESS, NextHop, PORT, Session, Tables},
+};
+
+const V4: [&str; 4] = ["192.0.2.1", "192.0.2.2", "198.51.100.7:4001", "203.0.113.9:4002"];
+const V6: [&str; 4] = ["2001:db8::1", "2001:db8::2", "[2001:db8:7::7]:4001", "[2001:db8:9::9]:4002"];
+const HEADROOM: usize = 200;
+const MTU: u16 = 300;
+const PAYLOAD: [u8; 48] = data(7);
+
+const fn data(index: u8) -> [u8; 48] {
+    let mut message = [0x5c; 48];
+    (message[0], message[1], message[2], message[3]) = (4, 0, 0, 0);
+    (message[4], message[5], message[6], message[7]) = (index, 0, 0, 0);
+    message
+}
+
+fn endpoint(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Session 7 goes from a host to another, each of its family.
+fn tables(from: [&str; 4], to: [&str; 4]) -> Tables {
+    let mut tables = Tables::default();
+    for (key, local) in (0..).zip([V4[0], V4[1], V6[0], V6[1]]) {
+        tables.locals.insert(key, local.parse().unwrap());
+    }
+    let key = |text: &str| *tables.locals.iter().find(|(_, l)| l.to_string() == text).unwrap().0;
+    let session = Session {
+        source: endpoint(from[2]),
+        destination: endpoint(to[3]),
+        local_in: key(from[0]),
+        local_out: key(to[1]),
+        next_hop: 5,
+    };
+    tables.sessions.insert(7, session);
+    let hop = NextHop {
+        ifindex: INGRESS,
+        mtu: MTU,
+        tag_count: 0,
+        tags: [[0x81, 0, 0x20, 3], [0x88, 0xa8, 0, 9]],
+        destination_mac: [2, 0, 0, 0, 0, 1],
+        source_mac: [2, 0, 0, 0, 0, 2],
+    };
+    tables.next_hops.insert(5, hop);
+    tables
+}
+
+fn frame(from: SocketAddr, to: IpAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2([6; 6], [8; 6]);
+    let ip = match (from.ip(), to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), ttl),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), ttl),
+        _ => unreachable!("one family"),
+    };
+    let mut frame = Vec::new();
+    ip.udp(from.port(), PORT).write(&mut frame, payload).unwrap();
+    frame
+}
+
+fn session_frame(from: [&str; 4], payload: &[u8]) -> Vec<u8> {
+    frame(endpoint(from[2]), from[0].parse().unwrap(), 64, payload)
+}
+
+fn end(judged: &Judgement) -> (Reason, Family) {
+    (judged.reason, judged.family)
+}
+
+/// What left is read by etherparse's own parser, and each field is what it has to be.
+#[test]
+fn every_family_pair_is_forwarded() {
+    for (from, to, family) in [
+        (V4, V4, Family::Ipv4),
+        (V6, V6, Family::Ipv6),
+        (V4, V6, Family::Ipv4ToIpv6),
+        (V6, V4, Family::Ipv6ToIpv4),
+    ] {
+        let tables = tables(from, to);
+        let frame = session_frame(from, &PAYLOAD);
+        let judged = judge(&tables, &frame, HEADROOM);
+        assert_eq!(end(&judged), (Reason::ForwardedTx, family));
+        assert_eq!(judged.session, Some((7, PAYLOAD.len() as u64)));
+        let left = judged.frame.unwrap();
+        let packet = SlicedPacket::from_ethernet(&left).unwrap();
+        let headers = PacketHeaders::from_ethernet_slice(&left).unwrap();
+        let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("UDP leaves") };
+        assert_eq!(udp.payload(), PAYLOAD);
+        assert_eq!(
+            (udp.source_port(), udp.destination_port()),
+            (PORT, endpoint(to[3]).port()),
+            "from the relay port"
+        );
+        let (source, destination, ttl) = match headers.net.unwrap() {
+            NetHeaders::Ipv4(ip, _) => {
+                assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+                (ip.source.into(), ip.destination.into(), ip.time_to_live)
+            }
+            NetHeaders::Ipv6(ip, _) => (IpAddr::from(ip.source), IpAddr::from(ip.destination), ip.hop_limit),
+            NetHeaders::Arp(_) => panic!("IP leaves"),
+        };
+        assert_eq!((source, destination, ttl), (to[1].parse().unwrap(), endpoint(to[3]).ip(), 63));
+        let Some(TransportHeader::Udp(header)) = headers.transport else { panic!("UDP leaves") };
+        let udp = UdpHeader { checksum: 0, ..header.clone() };
+        assert_eq!(
+            header.checksum,
+            super::forward::udp_checksum(&udp, (source, destination), &PAYLOAD),
+            "a right checksum leaves right"
+        );
+    }
+}
+
+#[test]
+fn between_families_the_header_says_what_it_can() {
+    let mut frame = session_frame(V4, &PAYLOAD);
+    frame[15] = 0xb9;
+    let judged = judge(&tables(V4, V6), &frame, HEADROOM);
+    let (ip, _) = Ipv6Header::from_slice(&judged.frame.unwrap()[14..]).unwrap();
+    assert_eq!((ip.traffic_class, ip.flow_label.value(), ip.next_header), (0xb9, 0, IpNumber::UDP));
+
+    let mut frame = session_frame(V6, &PAYLOAD);
+    (frame[14], frame[15]) = (0x6b, 0x95);
+    let judged = judge(&tables(V6, V4), &frame, HEADROOM);
+    let (ip, _) = Ipv4Header::from_slice(&judged.frame.unwrap()[14..]).unwrap();
+    assert_eq!((ip.dscp.value() << 2 | ip.ecn.value(), ip.identification), (0xb9, 0));
+    assert!(ip.dont_fragment && !ip.is_fragmenting_payload());
+}
+
+#[test]
+fn a_wrong_checksum_leaves_as_wrong_as_it_came() {
+    let (from, to) = (V4, V4);
+    let right = session_frame(from, &PAYLOAD);
+    let mut wrong = right.clone();
+    // The header's by 0x0100, UDP's by 1, in one's complement.
+    for (at, by) in [(24, 0x0100), (40, 1)] {
+        let old = u16::from_be_bytes([wrong[at], wrong[at + 1]]);
+        let (sum, carry) = old.overflowing_add(by);
+        wrong[at..at + 2].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+    }
+    let tables = tables(from, to);
+    let [right, wrong] = [right, wrong].map(|frame| judge(&tables, &frame, HEADROOM).frame.unwrap());
+    for (at, by) in [(24, 0x0100), (40, 1)] {
+        let field = |frame: &[u8]| u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+        assert_eq!((field(&right) + by) % 0xffff, field(&wrong) % 0xffff);
+    }
+}
+
+#[test]
+fn no_checksum_stays_none_or_goes_the_slow_way() {
+    let mut frame = session_frame(V4, &PAYLOAD);
+    frame[40..42].fill(0);
+    let judged = judge(&tables(V4, V4), &frame, HEADROOM);
+    assert_eq!(judged.frame.unwrap()[40..42], [0, 0]);
+    assert_eq!(end(&judge(&tables(V4, V6), &frame, HEADROOM)), (Reason::ToChecksum, Family::Ipv4));
+    let mut frame = session_frame(V6, &PAYLOAD);
+    frame[60..62].fill(0);
+    assert_eq!(end(&judge(&tables(V6, V4), &frame, HEADROOM)), (Reason::NoUdpChecksum, Family::Ipv6));
+}
+
+#[test]
+fn tags_come_from_the_next_hop_and_padding_stays() {
+    let mut tables = tables(V4, V6);
+    let mut frame = session_frame(V4, &PAYLOAD);
+    frame.extend([0xee; 6]);
+    frame.splice(12..12, [0x88, 0xa8, 0x0f, 0xff, 0x81, 0x00, 0x00, 0x01]);
+    tables.next_hops.get_mut(&5).unwrap().tag_count = 1;
+    let judged = judge(&tables, &frame, HEADROOM);
+    let left = judged.frame.unwrap();
+    let (ethernet, _) = Ethernet2Header::from_slice(&left).unwrap();
+    assert_eq!((ethernet.destination, ethernet.source), ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]));
+    let headers = PacketHeaders::from_ethernet_slice(&left).unwrap();
+    let [LinkExtHeader::Vlan(tag)] = headers.link_exts.as_slice() else { panic!("one tag leaves") };
+    assert_eq!((tag.vlan_id.value(), tag.pcp.value()), (3, 1));
+    assert_eq!(left[left.len() - 6..], [0xee; 6]);
+    assert_eq!(left.len(), 14 + 4 + 40 + 8 + PAYLOAD.len() + 6);
+    // One tag less, 20 bytes of header more: 16 bytes of growth.
+    assert_eq!(judge(&tables, &frame, 16).reason, Reason::ForwardedTx);
+    assert_eq!(end(&judge(&tables, &frame, 15)), (Reason::NoHeadroom, Family::Ipv4));
+    frame.splice(12..12, [0x81, 0x00, 0, 1]);
+    assert_eq!(end(&judge(&tables, &frame, HEADROOM)), (Reason::VlanTagged, Family::Other));
+}
+
+#[test]
+fn what_is_too_big_is_so_as_it_leaves() {
+    for (from, to, room) in [(V4, V4, 272), (V6, V6, 252), (V4, V6, 252), (V6, V4, 272)] {
+        let tables = tables(from, to);
+        let message = |len: usize| {
+            let mut message = PAYLOAD.to_vec();
+            message.resize(len, 0);
+            message
+        };
+        let mut frame = session_frame(from, &message(room));
+        assert_eq!(judge(&tables, &frame, HEADROOM).reason, Reason::ForwardedTx);
+        frame = session_frame(from, &message(room + 1));
+        let judged = judge(&tables, &frame, HEADROOM);
+        assert_eq!(judged.reason, Reason::TooBig, "etherparse sets DF");
+        let event = judged.event.unwrap();
+        assert_eq!((event.kind, event.message_len, event.message), (TOO_BIG, room + 1, &PAYLOAD[..16]));
+        if from == V4 {
+            frame[20] &= !0x40;
+            assert_eq!(end(&judge(&tables, &frame, HEADROOM)), (Reason::ToFragment, Family::Ipv4));
+        }
+    }
+}
+
+#[test]
+fn handshakes_go_up_and_strangers_are_hinted() {
+    let mut tables = tables(V4, V4);
+    let stranger = endpoint(V4[2]);
+    let to = V4[0].parse().unwrap();
+    let mut initiation = [0; 148];
+    initiation[0] = 1;
+    let frame = frame(stranger, to, 64, &initiation);
+    let judged = judge(&tables, &frame, HEADROOM);
+    assert_eq!(judged.reason, Reason::Initiation);
+    assert_eq!(judged.event.map(|event| (event.kind, event.message)), Some((HANDSHAKE, &initiation[..])));
+
+    let own = session_frame(V4, &data(9));
+    let judged = judge(&tables, &own, HEADROOM);
+    assert_eq!((judged.reason, judged.event.map(|event| event.kind)), (Reason::DataOwn, Some(NEW_SOURCE)));
+    tables.endpoints.insert(stranger);
+    assert!(judge(&tables, &own, HEADROOM).event.is_none(), "it is known");
+    tables.ring_full = true;
+    assert_eq!(judge(&tables, &frame, HEADROOM).reason, Reason::InitiationNotCopied);
+}
+
+#[test]
+fn an_event_is_asked_for_only_when_its_time_has_surely_come() {
+    let interval = NEW_SOURCE_INTERVAL_NS;
+    let mut pace = Pace::default();
+    assert_eq!(pace.demand(NEW_SOURCE, (10, 20)), Demand::Must);
+    pace.note(NEW_SOURCE, (100, 200));
+    assert_eq!(pace.demand(NEW_SOURCE, (300, interval + 99)), Demand::MustNot);
+    assert_eq!(pace.demand(NEW_SOURCE, (interval + 150, interval + 160)), Demand::May);
+    assert_eq!(pace.demand(NEW_SOURCE, (interval + 201, interval + 300)), Demand::Must);
+    assert_eq!(pace.demand(TOO_BIG, (300, 400)), Demand::Must, "limits are independent");
+}
+
+#[test]
+fn tables_and_frames_come_from_the_seed_alone() {
+    for seed in 0..20 {
+        let make = || {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let tables = state::random(&mut rng);
+            let mut grammar = Grammar::new(rng, HEADROOM);
+            let frames: Vec<_> = (0..200).map(|_| grammar.case(&tables).frame).collect();
+            (serde_json::to_string(&tables).unwrap(), frames)
+        };
+        let (tables, frames) = make();
+        assert_eq!((&tables, &frames), (&make().0, &make().1));
+        assert!(serde_json::from_str::<Tables>(&tables).unwrap().is_possible());
+        assert!(frames.iter().all(|frame| frame.len() >= 14));
+    }
+}
+
+#[test]
+fn a_full_table_of_addresses_makes_entries_too() {
+    let mut tables = tables(V4, V6);
+    for key in 4..LOCALS_MAX as u8 {
+        tables.locals.insert(key, IpAddr::V4([10, 0, 0, key].into()));
+    }
+    let session = Session { local_in: 200, ..tables.sessions[&7] };
+    let entry = tables.session_entry(7, &session);
+    assert_eq!((entry.local_in, entry.local_out, entry.next_hop), (200, 3, 5));
+}
+
+#[test]
+fn fixtures_can_be_read() {
+    let case = Case { frame: session_frame(V6, &PAYLOAD), metadata: 8 };
+    let fixture = Fixture::new("a test".to_owned(), &tables(V6, V4), &case);
+    let text = serde_json::to_string(&fixture).unwrap();
+    let read: Fixture = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.case().unwrap().frame, case.frame);
+    for (name, fixture) in fixture::all().unwrap() {
+        assert!(fixture.case().is_ok(), "{name}");
+        assert!(fixture.tables.is_possible(), "{name}");
+    }
+}
