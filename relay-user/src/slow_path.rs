@@ -22,10 +22,7 @@ pub fn receiver_index(message: &[u8]) -> Option<u32> {
 }
 
 /// What to send for a received packet, and the side that sent it and the one that it is for: as the XDP program decides.
-pub fn forward(
-    received: Datagram,
-    session: Option<&Session>,
-) -> Result<(Datagram, &Side, &Side), Refusal> {
+pub fn forward(received: Datagram, session: Option<&Session>) -> Result<(Datagram, &Side, &Side), Refusal> {
     let index = receiver_index(&received.message).ok_or(Refusal::NoSession)?;
     let Session { initiator, responder, .. } = session.ok_or(Refusal::NoSession)?;
     let sides = [(initiator, responder), (responder, initiator)];
