@@ -57,7 +57,7 @@ reasons! {
     OtherProtocol = "other_protocol" => Pass,
     /// UDP, but not to the relay's address and port.
     OtherDestination = "other_destination" => Pass,
-    /// A frame with more VLAN tags than are handled (two), or with one of an unusual kind.
+    /// A frame with more VLAN tags than are handled (two).
     VlanTagged = "vlan_tagged" => Pass,
     /// Headers or lengths do not fit the frame.
     Malformed = "malformed" => Pass,
