@@ -3,7 +3,7 @@
 #![no_main]
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -17,13 +17,16 @@ use relay_user::{
     slow_path::{forward, receiver_index},
 };
 
+/// The protocol number of UDP.
+const UDP: u8 = 17;
+
 #[derive(Debug, Arbitrary)]
 struct Received<'a> {
     /// What an IPv6 socket tells beside the payload; `None` for an IPv4 socket, which gives the whole packet.
     ipv6: Option<([u8; 16], u8)>,
     /// Where the other side of the session is.
     other: At,
-    /// No fuzzer finds a checksum: make the ICMP message's right.
+    /// No fuzzer finds a checksum: make the packet's right.
     checksum: bool,
     bytes: &'a [u8],
 }
@@ -32,11 +35,16 @@ fuzz_target!(|received: Received<'_>| {
     let mut bytes = received.bytes.to_vec();
     let packet = match received.ipv6 {
         Some((source, ttl)) => {
-            Packet { source: IpAddr::from(source), local: ADDRESSES[2], ttl, payload: &bytes }
+            let (source, local) = (Ipv6Addr::from(source), ADDRESSES[2]);
+            if received.checksum {
+                let IpAddr::V6(local) = local else { unreachable!("it is an IPv6 address") };
+                sign_udp(&mut bytes, &[source.octets(), local.octets()].concat());
+            }
+            Packet { source: source.into(), local, ttl, payload: &bytes }
         }
         None => {
             if received.checksum {
-                sign(&mut bytes);
+                sign_ipv4(&mut bytes);
             }
             let Some(packet) = Packet::from_ipv4(&bytes) else { return };
             assert!(packet.payload.len() + 20 <= bytes.len());
@@ -44,7 +52,7 @@ fuzz_target!(|received: Received<'_>| {
         }
     };
     let other = received.other.endpoint();
-    if let Some(datagram) = packet.datagram(PORT) {
+    if let Some(Ok(datagram)) = packet.datagram(PORT) {
         assert_eq!((datagram.remote.ip(), datagram.local), (packet.source, packet.local));
         check_forward(datagram, other);
     }
@@ -53,13 +61,36 @@ fuzz_target!(|received: Received<'_>| {
     }
 });
 
-/// The ICMP checksum of an IPv4 packet.
-fn sign(packet: &mut [u8]) {
-    let header = packet.first().map_or(0, |byte| usize::from(byte & 15) * 4);
-    let Some(icmp) = packet.get_mut(header..).filter(|icmp| icmp.len() >= 8) else { return };
-    icmp[2..4].fill(0);
-    let checksum = !sum(icmp);
-    icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
+/// Makes the UDP or ICMP checksum of an IPv4 packet right.
+fn sign_ipv4(packet: &mut [u8]) {
+    let Some(&[first, .., protocol]) = packet.first_chunk::<10>() else { return };
+    let Some((header, payload)) = packet.split_at_mut_checked(usize::from(first & 15) * 4) else { return };
+    if protocol != UDP {
+        write_checksum(payload, 2, 0);
+    } else if let Some(addresses) = header.get(12..20) {
+        sign_udp(payload, addresses);
+    }
+}
+
+/// Makes a UDP checksum right (RFC 768); `addresses` are those of the pseudo-header.
+fn sign_udp(packet: &mut [u8], addresses: &[u8]) {
+    let Some(&[_, _, _, _, high, low]) = packet.first_chunk() else { return };
+    let length = u16::from_be_bytes([high, low]);
+    let pseudo = [addresses, &[0, UDP, high, low]].concat();
+    if let Some(datagram) = packet.get_mut(..length.into()) {
+        write_checksum(datagram, 6, sum(&pseudo));
+    }
+}
+
+/// Writes the checksum at its offset, over the bytes and what was summed up before.
+fn write_checksum(bytes: &mut [u8], at: usize, before: u16) {
+    if bytes.len() >= 8 {
+        bytes[at..at + 2].fill(0);
+        let checksum = !sum(&[&before.to_be_bytes(), &*bytes].concat());
+        // Zero means "none" in UDP, and is the same number.
+        let checksum = if checksum == 0 { 0xffff } else { checksum };
+        bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    }
 }
 
 /// The ones' complement sum of 16-bit words (RFC 1071).
@@ -90,7 +121,7 @@ fn check_forward(datagram: Datagram, other: SocketAddr) {
             assert_eq!(sent.message, datagram.message);
             let packet = udp_packet(PORT, &sent).expect("what fitted into a packet fits again");
             let back = Packet { source: to.local, local: other.ip(), ttl: sent.ttl, payload: &packet };
-            let again = back.datagram(other.port()).expect("a datagram");
+            let again = back.datagram(other.port()).expect("a datagram").expect("its checksum is right");
             assert_eq!((again.remote, again.message), (SocketAddr::new(to.local, PORT), sent.message));
         }
         Err(_) => assert!(datagram.ttl <= 1, "a session's packet was refused"),
