@@ -113,6 +113,8 @@ async fn run_relay(config: &Path) -> Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+    // Before the file is followed, a SIGHUP would otherwise end the process.
+    let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     run::run(config, async {
