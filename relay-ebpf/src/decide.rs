@@ -124,7 +124,7 @@ where
         known = true;
     }
     let message_at = size_of::<UdpFrame<TAGS, I>>();
-    (not_relayed(ctx, packet, message_at, kind, checksummed, known), I::FAMILY)
+    (not_relayed(ctx, packet, message_at, checksummed, known), I::FAMILY)
 }
 
 /// A message that is no data of a session. `known` says that it is as if, but from or to other addresses.
@@ -133,7 +133,6 @@ fn not_relayed<I: Ip>(
     ctx: &XdpContext,
     packet: &Packet<I>,
     message_at: usize,
-    kind: Option<Kind>,
     checksummed: bool,
     known: bool,
 ) -> Reason {
@@ -144,7 +143,7 @@ fn not_relayed<I: Ip>(
         return Reason::NoUdpChecksum;
     }
     let arrival = Arrival::of(packet, message_at);
-    match kind {
+    match kind_again(packet) {
         None => Reason::NotWireguard,
         Some(Kind::Initiation) if copy_up::<INITIATION_LEN>(ctx, &arrival) => Reason::Initiation,
         Some(Kind::Initiation) => Reason::InitiationNotCopied,
@@ -158,6 +157,21 @@ fn not_relayed<I: Ip>(
             Reason::DataOwn
         }
     }
+}
+
+/// What the message is, read anew. On Linux 6.1 IPv6 responses and cookie replies came out as no WireGuard when what was
+/// found before was kept over the call of [`is_relay`]; nothing of it was seen on 6.12 and 6.18, whose verifiers follow
+/// values over calls better. A value from the packet is one that no verifier presumes anything of.
+#[inline(always)]
+fn kind_again<I: Ip>(packet: &Packet<I>) -> Option<Kind> {
+    // SAFETY: both are references into the packet, valid and without alignment.
+    let (word, len) = unsafe {
+        ((&raw const packet.message.word_le).read_volatile(), (&raw const packet.udp.len_be).read_volatile())
+    };
+    Kind::classify(
+        u32::from_le_bytes(word),
+        usize::from(u16::from_be_bytes(len)).wrapping_sub(size_of::<Udp>()),
+    )
 }
 
 /// Whether the packet comes from where the session's packets come from, and to where they go.
