@@ -117,8 +117,7 @@ impl TooBig {
     /// What to tell the host whose packet it was. `None` unless the relay sent that packet within `session`, or if its
     /// sender can do nothing about it. `port` is the relay port.
     pub fn translate(&self, session: &Session, port: u16) -> Option<Notice> {
-        let sides = [(&session.initiator, &session.responder), (&session.responder, &session.initiator)];
-        let (from, to) = sides.into_iter().find(|(_, to)| to.index == self.receiver_index())?;
+        let (from, to) = session.sides(self.receiver_index())?;
         if (to.endpoint, to.local) != (self.remote, self.local) {
             return None;
         }

@@ -24,9 +24,7 @@ pub fn receiver_index(message: &[u8]) -> Option<u32> {
 /// What to send for a received packet, and the side that sent it and the one that it is for: as the XDP program decides.
 pub fn forward(received: Datagram, session: Option<&Session>) -> Result<(Datagram, &Side, &Side), Refusal> {
     let index = receiver_index(&received.message).ok_or(Refusal::NoSession)?;
-    let Session { initiator, responder, .. } = session.ok_or(Refusal::NoSession)?;
-    let sides = [(initiator, responder), (responder, initiator)];
-    let (from, to) = sides.into_iter().find(|(_, to)| to.index == index).ok_or(Refusal::NoSession)?;
+    let (from, to) = session.and_then(|session| session.sides(index)).ok_or(Refusal::NoSession)?;
     if (received.remote, received.local) != (from.endpoint, from.local) {
         return Err(Refusal::WrongSource);
     }

@@ -66,14 +66,7 @@ impl Engine {
         let (initiator, responder) = (session.initiator, session.responder);
         for (from, to) in [(initiator, responder), (responder, initiator)] {
             match self.maps.remove_session(to.index) {
-                Ok(traffic) => {
-                    if let Some(id) = from.member {
-                        self.beside.entry(id).or_default().sent += traffic;
-                    }
-                    if let Some(id) = to.member {
-                        self.beside.entry(id).or_default().received += traffic;
-                    }
-                }
+                Ok(traffic) => self.account(from.member, to.member, traffic),
                 failed => self.check(failed, "remove a session"),
             }
         }

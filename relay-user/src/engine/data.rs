@@ -8,6 +8,7 @@ use super::Engine;
 use crate::{
     handshake::Datagram,
     maps::Traffic,
+    members::MemberId,
     path_mtu::TooBig,
     slow_path::{Refusal, forward, receiver_index},
     sockets::Received,
@@ -48,6 +49,11 @@ impl Engine {
         }
         self.counts.data_packets += 1;
         let traffic = Traffic { packets: 1, bytes: datagram.message.len() as u64 };
+        self.account(from, to, traffic);
+    }
+
+    /// Adds to the members' totals what no live session's counters hold.
+    pub(super) fn account(&mut self, from: Option<MemberId>, to: Option<MemberId>, traffic: Traffic) {
         if let Some(id) = from {
             self.beside.entry(id).or_default().sent += traffic;
         }
@@ -83,11 +89,7 @@ impl Engine {
             message: message.to_vec(),
         };
         let Some(&session) = self.tracker.session_by_index(too_big.receiver_index()) else { return };
-        let to = if session.responder.index == too_big.receiver_index() {
-            session.responder
-        } else {
-            session.initiator
-        };
+        let Some((_, to)) = session.sides(too_big.receiver_index()) else { return };
         let Some(mtu) = self.next_hops.mtu(to.flow()) else { return };
         too_big.mtu = mtu;
         too_big.packet_len =

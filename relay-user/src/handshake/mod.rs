@@ -72,6 +72,14 @@ pub struct Session {
     pub opened: Timestamp,
 }
 
+impl Session {
+    /// The side that sends messages with this receiver index, and the side that they are for.
+    pub fn sides(&self, receiver_index: u32) -> Option<(&Side, &Side)> {
+        let both = [(&self.initiator, &self.responder), (&self.responder, &self.initiator)];
+        both.into_iter().find(|(_, to)| to.index == receiver_index)
+    }
+}
+
 /// What the edge is to do, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
