@@ -122,7 +122,7 @@ impl TooBig {
             return None;
         }
         let (mtu, packet_len) = match (from.endpoint.is_ipv4(), to.endpoint.is_ipv4()) {
-            (true, false) => (self.mtu.checked_sub(FAMILY_STEP)?, self.packet_len - FAMILY_STEP),
+            (true, false) => (self.mtu.checked_sub(FAMILY_STEP)?, self.packet_len.checked_sub(FAMILY_STEP)?),
             (false, true) => ((self.mtu + FAMILY_STEP).max(MIN_IPV6), self.packet_len + FAMILY_STEP),
             _ => (self.mtu, self.packet_len),
         };
@@ -131,7 +131,7 @@ impl TooBig {
 
     fn notice(&self, from: &Side, mtu: u32, packet_len: u32, port: u16) -> Option<Notice> {
         let udp = |ip_header_len: u32| {
-            let length = u16::try_from(packet_len - ip_header_len).ok()?;
+            let length = u16::try_from(packet_len.checked_sub(ip_header_len)?).ok()?;
             // The checksum is not known any more; hosts and NATs tell the flow by addresses and ports.
             Some(UdpHeader { source_port: from.endpoint.port(), destination_port: port, length, checksum: 0 })
         };
@@ -325,5 +325,26 @@ mod tests {
             None,
             "checksum"
         );
+    }
+
+    #[test]
+    fn a_quoted_packet_that_claims_less_than_its_header_is_told_to_nobody() {
+        let six = |session: Session| Session {
+            initiator: Side {
+                endpoint: "[2001:db8::7]:1000".parse().unwrap(),
+                local: "2001:db8::1".parse().unwrap(),
+                ..session.initiator
+            },
+            ..session
+        };
+        for session in [four_to_four(), six(four_to_four())] {
+            let to = session.responder;
+            for packet_len in 0..20 {
+                let message = data(INDEX, 16);
+                let too_big = TooBig { mtu: 0, packet_len, local: to.local, remote: to.endpoint, message };
+                assert!(!too_big.is_plausible());
+                assert!(too_big.translate(&session, PORT).is_none(), "a packet of {packet_len} bytes");
+            }
+        }
     }
 }
