@@ -1,0 +1,3 @@
+//! The benchmark: all contenders side by side in one run. How it measures, and why so, stands in docs/benchmarks.md.
+
+pub mod stats;
