@@ -3,15 +3,16 @@
 use aya_ebpf::programs::XdpContext;
 use relay_ebpf::{
     reason::{Family, Reason},
-    tables::Session,
     wireguard::{COOKIE_REPLY_LEN, INITIATION_LEN, Kind, RESPONSE_LEN},
 };
 
 use crate::{
-    forward::forward,
+    forward::{belongs, forward},
     frame::{Ethernet, Frame, IpFrame, MessageFrame, Packet, Udp, UdpFrame},
     ip::{Ip, Ipv4, Ipv6, LeaveAs},
-    maps::{PENDING, SESSIONS, is_relay, local, port_be},
+    maps::{PENDING, is_relay, locals, port_be},
+    sessions,
+    straight::straight,
     up::{Arrival, copy_up, hint},
 };
 
@@ -21,6 +22,17 @@ const ETHERTYPE_8021AD: u16 = 0x88a8;
 /// Carries a packet through. It is sent on, copied up, or neither; only one that is sent on is changed.
 #[inline(always)]
 pub fn decide(ctx: &XdpContext, frame: &mut Frame<'_>) -> (Reason, Family) {
+    let ethertype = frame.prefix::<Ethernet<0>>().map(|ethernet| u16::from_be_bytes(ethernet.ethertype_be));
+    let sent = match ethertype {
+        Some(Ipv4::ETHERTYPE) => straight::<Ipv4>(ctx, frame).map(|reason| (reason, Ipv4::FAMILY)),
+        Some(Ipv6::ETHERTYPE) => straight::<Ipv6>(ctx, frame).map(|reason| (reason, Ipv6::FAMILY)),
+        _ => None,
+    };
+    sent.unwrap_or_else(|| by_tags(ctx, frame))
+}
+
+#[inline(always)]
+fn by_tags(ctx: &XdpContext, frame: &mut Frame<'_>) -> (Reason, Family) {
     match by_ethertype::<0>(ctx, frame) {
         Err(Reason::VlanTagged) => {}
         met => return met.unwrap_or_else(other),
@@ -58,7 +70,7 @@ where
     I: Ip + LeaveAs<<I as Ip>::Other>,
 {
     let reason = match relay_port::<TAGS, I>(frame) {
-        Ok(message_len) => match frame.prefix_mut::<MessageFrame<TAGS, I>>() {
+        Ok(message_len) => match frame.prefix::<MessageFrame<TAGS, I>>() {
             Some(frame) => return message(ctx, frame, message_len),
             // The lengths fit, so the message is shorter than the shortest of WireGuard's.
             None => ours::<TAGS, I>(frame, Reason::NotWireguard),
@@ -72,7 +84,10 @@ where
 /// follows the IP packet in the frame is padding.
 #[inline(always)]
 fn relay_port<const TAGS: usize, I: Ip>(frame: &Frame<'_>) -> Result<usize, Reason> {
-    frame.prefix::<IpFrame<TAGS, I>>().ok_or(Reason::Malformed)?.ip.plain_udp()?;
+    let IpFrame { ip, .. } = frame.prefix::<IpFrame<TAGS, I>>().ok_or(Reason::Malformed)?;
+    if !ip.is_plain_udp() {
+        return Err(ip.unusual());
+    }
     let UdpFrame { ip, udp, .. } = frame.prefix::<UdpFrame<TAGS, I>>().ok_or(Reason::Malformed)?;
     if udp.destination_port_be != port_be() {
         return Err(Reason::OtherDestination);
@@ -96,12 +111,12 @@ fn ours<const TAGS: usize, I: Ip>(frame: &Frame<'_>, reason: Reason) -> Reason {
     }
 }
 
-/// A message to the relay port. Transport data of a session goes first, by the shortest way: its session knows which of
-/// the relay's addresses it belongs to.
+/// A message to the relay port. Transport data of a session goes first: its session knows which of the relay's addresses
+/// it belongs to.
 #[inline(always)]
 fn message<const TAGS: usize, I>(
     ctx: &XdpContext,
-    frame: &mut MessageFrame<TAGS, I>,
+    frame: &MessageFrame<TAGS, I>,
     len: usize,
 ) -> (Reason, Family)
 where
@@ -114,12 +129,13 @@ where
     let mut known = false;
     if kind == Some(Kind::TransportData)
         && checksummed
-        && let Some(session) = SESSIONS.get_ptr_mut(index)
+        && let Some(session) = sessions::find(index)
+        && let Some(locals) = locals()
     {
-        // SAFETY: a map value stays readable as long as the program runs. Userspace replaces entries as a whole; in place
-        // only the counters change, which nobody reads here.
-        if belongs(unsafe { &*session }, packet) {
-            return forward(ctx, frame, session, len);
+        // SAFETY: a map value stays readable as long as the program runs, and of a slot that is in use only the counters
+        // change, which nobody reads here.
+        if belongs(unsafe { &*session }, packet, locals) {
+            return forward::<TAGS, I>(ctx, packet, session);
         }
         known = true;
     }
@@ -174,14 +190,6 @@ fn kind_again<I: Ip>(packet: &Packet<I>) -> Option<Kind> {
     )
 }
 
-/// Whether the packet comes from where the session's packets come from, and to where they go.
-#[inline(always)]
-fn belongs<I: Ip>(session: &Session, packet: &Packet<I>) -> bool {
-    session.source_port_be == packet.udp.source_port_be
-        && session.source == packet.ip.source()
-        && local(session.local_in) == Some(packet.ip.destination())
-}
-
 #[inline(always)]
 fn response(ctx: &XdpContext, arrival: &Arrival, receiver: u32) -> Reason {
     // SAFETY: a map value stays readable as long as the program runs, and userspace replaces entries as a whole.
@@ -202,13 +210,17 @@ fn response(ctx: &XdpContext, arrival: &Arrival, receiver: u32) -> Reason {
 fn cookie_reply<I: Ip>(ctx: &XdpContext, arrival: &Arrival, packet: &Packet<I>) -> Reason {
     let receiver = u32::from_le_bytes(packet.message.index_le);
     // SAFETY: a map value stays readable as long as the program runs, and userspace replaces entries as a whole.
-    let (pending, session) = unsafe { (PENDING.get(receiver), SESSIONS.get(receiver)) };
+    let pending = unsafe { PENDING.get(receiver) };
+    let session = sessions::find(receiver);
     if pending.is_none() && session.is_none() {
         hint(ctx, arrival);
         return Reason::CookieReplyOwn;
     }
-    let expected =
-        pending.is_some_and(|p| *p == arrival.source) || session.is_some_and(|s| belongs(s, packet));
+    let expected = pending.is_some_and(|p| *p == arrival.source)
+        || session.zip(locals()).is_some_and(|(session, locals)| {
+            // SAFETY: as in `message`.
+            belongs(unsafe { &*session }, packet, locals)
+        });
     if !expected {
         Reason::CookieReplyWrongSource
     } else if copy_up::<COOKIE_REPLY_LEN>(ctx, arrival) {

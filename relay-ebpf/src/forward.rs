@@ -1,79 +1,58 @@
-//! Relayed data on its way out: in place where nothing but values changes, which is nearly always, and else with a moved
-//! head, where VLAN tags or the family differ.
+//! Relayed data that does not go the straight way: its VLAN tags or its family change, or something is wrong.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use relay_ebpf::{
     reason::{Family, Reason},
-    tables::{NextHop, Session, TAGS_MAX},
+    tables::{Address, NextHop, Session, TAGS_MAX},
 };
 
 use crate::{
-    frame::{Ethernet, Frame, MessageFrame, Packet, Udp},
+    frame::{Ethernet, Frame, Packet, Udp},
     ip::{Ip, LeaveAs},
-    maps::{NEXT_HOPS, TX_PORTS, local},
-    rewrite::{rewrite, write},
+    maps::{NEXT_HOPS, locals},
+    rewrite::write,
+    sessions,
+    straight::egress,
     up::{Arrival, too_big},
 };
+
+/// Whether the packet comes from where the session's packets come from, and to where they go. `locals` are the relay's
+/// addresses.
+#[inline(always)]
+pub fn belongs<I: Ip>(session: &Session, packet: &Packet<I>, locals: &[Address]) -> bool {
+    session.source_port_be == packet.udp.source_port_be
+        && session.source == packet.ip.source()
+        && locals.get(usize::from(session.local_in)) == Some(&packet.ip.destination())
+}
 
 /// Sends transport data on. All that can fail comes before the first byte is written.
 #[inline(always)]
 pub fn forward<const TAGS: usize, I>(
     ctx: &XdpContext,
-    frame: &mut MessageFrame<TAGS, I>,
+    packet: &Packet<I>,
     entry: *mut Session,
-    message_len: usize,
 ) -> (Reason, Family)
 where
     I: Ip + LeaveAs<<I as Ip>::Other>,
 {
-    // SAFETY: a map value stays readable as long as the program runs. Userspace replaces entries as a whole; in place only
-    // the counters change, which nobody reads here.
+    // SAFETY: a map value stays readable as long as the program runs, and of a slot that is in use only the counters
+    // change, which nobody reads here.
     let session = unsafe { &*entry };
-    if frame.packet.ip.ttl() <= 1 {
+    if packet.ip.ttl() <= 1 {
         return (Reason::TtlExceeded, I::FAMILY);
     }
     let Some(next_hop) = NEXT_HOPS.get(session.next_hop.into()) else {
         return (Reason::NextHopUnresolved, I::FAMILY);
     };
-    let packet = &raw const frame.packet;
-    if !I::is_family(session.destination) {
-        let reason = moved::<I, I::Other>(ctx.ctx, packet, entry, next_hop, TAGS);
-        let left = matches!(reason, Reason::ForwardedTx | Reason::ForwardedRedirect);
-        (reason, if left { I::FAMILY_LEAVING } else { I::FAMILY })
-    } else if TAGS != 0 || next_hop.tag_count != 0 {
-        (moved::<I, I>(ctx.ctx, packet, entry, next_hop, TAGS), I::FAMILY)
-    } else {
-        (in_place(ctx, frame, entry, next_hop, message_len), I::FAMILY)
+    if I::is_family(session.destination) {
+        return (moved::<I, I>(ctx.ctx, packet, entry, next_hop, TAGS), I::FAMILY);
     }
+    let reason = moved::<I, I::Other>(ctx.ctx, packet, entry, next_hop, TAGS);
+    let left = matches!(reason, Reason::ForwardedTx | Reason::ForwardedRedirect);
+    (reason, if left { I::FAMILY_LEAVING } else { I::FAMILY })
 }
 
-/// Untagged as it comes and as it leaves, and of one family: the frame stays where it is.
-#[inline(always)]
-fn in_place<const TAGS: usize, I: Ip>(
-    ctx: &XdpContext,
-    frame: &mut MessageFrame<TAGS, I>,
-    entry: *mut Session,
-    next_hop: &NextHop,
-    message_len: usize,
-) -> Reason {
-    // SAFETY: as in `forward`.
-    let session = unsafe { &*entry };
-    let Some(local_out) = local(session.local_out) else { return Reason::NextHopUnresolved };
-    if next_hop.mtu == 0 {
-        return Reason::NextHopUnresolved;
-    }
-    match egress(ctx, &frame.packet, frame.packet.ip.packet_len(), next_hop) {
-        Ok(reason) => {
-            rewrite(frame, session, next_hop, local_out);
-            count(entry, message_len);
-            reason
-        }
-        Err(reason) => reason,
-    }
-}
-
-/// The general way: headers as long as they have to be. A function of its own, so that the way in place stays short.
-/// `packet` lies in the frame, behind `tags` VLAN tags.
+/// Headers as long as they have to be. `packet` lies in the frame, behind `tags` VLAN tags.
 #[inline(never)]
 fn moved<I: LeaveAs<O>, O: Ip>(
     ctx: *mut xdp_md,
@@ -85,7 +64,9 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     let ctx = XdpContext::new(ctx);
     // SAFETY: as in `forward`.
     let session = unsafe { &*entry };
-    let Some(local_out) = local(session.local_out) else { return Reason::NextHopUnresolved };
+    let Some(&local_out) = locals().and_then(|locals| locals.get(usize::from(session.local_out))) else {
+        return Reason::NextHopUnresolved;
+    };
     let tags_out = usize::from(next_hop.tag_count);
     if next_hop.mtu == 0 || tags_out > TAGS_MAX {
         return Reason::NextHopUnresolved;
@@ -96,10 +77,10 @@ fn moved<I: LeaveAs<O>, O: Ip>(
         return Reason::ToChecksum;
     }
     let payload_len = packet.ip.packet_len() - size_of::<I>();
-    let reason = match egress(&ctx, packet, size_of::<O>() + payload_len, next_hop) {
-        Ok(reason) => reason,
-        Err(reason) => return reason,
-    };
+    if size_of::<O>() + payload_len > next_hop.mtu.into() {
+        return larger_than_mtu(&ctx, packet);
+    }
+    let Some(reason) = egress(&ctx, next_hop) else { return Reason::NoTxPort };
     let ip: O = packet.ip.leave_as(session, local_out);
     let mut udp = packet.udp;
     udp.rewrite(session);
@@ -117,7 +98,7 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     if !written {
         return Reason::RewriteFailed;
     }
-    count(entry, payload_len - size_of::<Udp>());
+    sessions::count(entry, payload_len - size_of::<Udp>());
     reason
 }
 
@@ -127,54 +108,13 @@ const fn headers_len<I>(tags: usize) -> i32 {
     (size_of::<Ethernet<0>>() + tags * size_of::<[u8; 4]>() + size_of::<I>()) as i32
 }
 
-/// Which way a packet leaves that will be `len` bytes long, or why it does not.
-#[inline(always)]
-fn egress<I: Ip>(
-    ctx: &XdpContext,
-    packet: &Packet<I>,
-    len: usize,
-    next_hop: &NextHop,
-) -> Result<Reason, Reason> {
-    if len > next_hop.mtu.into() {
-        Err(larger_than_mtu(ctx.ctx, packet))
-    } else if next_hop.ifindex as usize == ctx.ingress_ifindex() {
-        Ok(Reason::ForwardedTx)
-    } else if TX_PORTS.redirect(next_hop.ifindex, 0).is_ok() {
-        Ok(Reason::ForwardedRedirect)
-    } else {
-        Err(Reason::NoTxPort)
-    }
-}
-
 /// What becomes of a packet that its next hop does not take whole.
-#[inline(never)]
-fn larger_than_mtu<I: Ip>(ctx: *mut xdp_md, packet: &Packet<I>) -> Reason {
+#[inline(always)]
+fn larger_than_mtu<I: Ip>(ctx: &XdpContext, packet: &Packet<I>) -> Reason {
     if packet.ip.may_fragment() {
         return Reason::ToFragment;
     }
     let message_len = packet.ip.packet_len() - size_of::<I>() - size_of::<Udp>();
-    too_big(&XdpContext::new(ctx), &Arrival::of(packet, 0), &packet.message, message_len);
+    too_big(ctx, &Arrival::of(packet, 0), &packet.message, message_len);
     Reason::TooBig
-}
-
-/// Counts a packet as the session's.
-#[inline(always)]
-fn count(entry: *mut Session, message_len: usize) {
-    // SAFETY: `entry` is a map value, and `packets` and `bytes` are aligned words in it.
-    unsafe {
-        atomic_add(&raw mut (*entry).packets, 1);
-        atomic_add(&raw mut (*entry).bytes, message_len as u64);
-    }
-}
-
-/// Adds to a word that other CPUs may be adding to. (`AtomicU64` has no `fetch_add` on this target.)
-///
-/// # Safety
-/// `word` points to an aligned, writable word of a map value.
-#[inline(always)]
-unsafe fn atomic_add(word: *mut u64, amount: u64) {
-    // SAFETY: what the caller promises is all that the instruction asks for.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({word} + 0) += {amount}", word = in(reg) word, amount = in(reg) amount);
-    }
 }

@@ -23,8 +23,10 @@ pub trait Ip: Overlay + Copy {
     /// Whether UDP may go without a checksum (IPv4: RFC 768; not IPv6: RFC 8200, section 8.1).
     const CHECKSUM_OPTIONAL: bool;
 
-    /// `Ok` if an unfragmented UDP packet follows right after the header, else why not.
-    fn plain_udp(&self) -> Result<(), Reason>;
+    /// Whether an unfragmented UDP packet follows right after the header.
+    fn is_plain_udp(&self) -> bool;
+    /// Why not.
+    fn unusual(&self) -> Reason;
     fn source(&self) -> Address;
     fn destination(&self) -> Address;
     /// TTL or hop limit.
@@ -138,8 +140,23 @@ impl Ipv4 {
                 + halves(self.destination_ne),
         )
     }
+}
 
-    /// Why a header that is not [`Self::PLAIN`], or a fragment, is not for us.
+impl Ip for Ipv4 {
+    type Other = Ipv6;
+
+    const ETHERTYPE: u16 = 0x0800;
+    const FAMILY: Family = Family::Ipv4;
+    const FAMILY_LEAVING: Family = Family::Ipv4ToIpv6;
+    const CHECKSUM_OPTIONAL: bool = true;
+
+    #[inline(always)]
+    fn is_plain_udp(&self) -> bool {
+        self.version_ihl == Self::PLAIN
+            && u16::from_ne_bytes(self.fragment_be) & Self::FRAGMENT == 0
+            && self.protocol == UDP
+    }
+
     #[inline(always)]
     fn unusual(&self) -> Reason {
         if self.version_ihl & 0xf0 != 0x40 || self.version_ihl < Self::PLAIN {
@@ -152,26 +169,6 @@ impl Ipv4 {
             Reason::IpOptions
         } else {
             Reason::Fragment
-        }
-    }
-}
-
-impl Ip for Ipv4 {
-    type Other = Ipv6;
-
-    const ETHERTYPE: u16 = 0x0800;
-    const FAMILY: Family = Family::Ipv4;
-    const FAMILY_LEAVING: Family = Family::Ipv4ToIpv6;
-    const CHECKSUM_OPTIONAL: bool = true;
-
-    #[inline(always)]
-    fn plain_udp(&self) -> Result<(), Reason> {
-        if self.version_ihl != Self::PLAIN || u16::from_ne_bytes(self.fragment_be) & Self::FRAGMENT != 0 {
-            Err(self.unusual())
-        } else if self.protocol != UDP {
-            Err(Reason::OtherProtocol)
-        } else {
-            Ok(())
         }
     }
 
@@ -248,6 +245,14 @@ impl Ipv6 {
         }
     }
 
+    /// Whether it has an address that no packet should have. The tables hold IPv4 addresses as IPv4-mapped ones, and an
+    /// unused one of the relay's as `::`. The kernel drops such packets too (ip6_rcv_core in net/ipv6/ip6_input.c).
+    #[inline(always)]
+    fn is_stray(&self) -> bool {
+        let (source, destination) = (self.source, self.destination);
+        source.is_ipv4() || destination.is_ipv4() || destination == Address::UNSPECIFIED
+    }
+
     /// Whether what follows is a header that may stand between IPv6 and UDP (IANA, "IPv6 Extension Header Types").
     const fn is_extension(next_header: u8) -> bool {
         matches!(next_header, 0 | 43 | 51 | 60 | 135 | 139 | 140)
@@ -263,21 +268,20 @@ impl Ip for Ipv6 {
     const CHECKSUM_OPTIONAL: bool = false;
 
     #[inline(always)]
-    fn plain_udp(&self) -> Result<(), Reason> {
-        // The tables hold IPv4 addresses as IPv4-mapped ones, and an unused `LOCALS` entry as `::`. The kernel drops such
-        // packets too (ip6_rcv_core in net/ipv6/ip6_input.c).
-        let (source, destination) = (self.source(), self.destination());
-        let stray = source.is_ipv4() || destination.is_ipv4() || destination == Address::UNSPECIFIED;
-        if self.version & 0xf0 != 0x60 || stray {
-            Err(Reason::Malformed)
-        } else if self.next_header == UDP {
-            Ok(())
-        } else if self.next_header == Self::FRAGMENT && is_relay(destination) {
-            Err(Reason::Fragment)
-        } else if Self::is_extension(self.next_header) && is_relay(destination) {
-            Err(Reason::IpOptions)
+    fn is_plain_udp(&self) -> bool {
+        self.version & 0xf0 == 0x60 && self.next_header == UDP && !self.is_stray()
+    }
+
+    #[inline(always)]
+    fn unusual(&self) -> Reason {
+        if self.version & 0xf0 != 0x60 || self.is_stray() {
+            Reason::Malformed
+        } else if self.next_header == Self::FRAGMENT && is_relay(self.destination) {
+            Reason::Fragment
+        } else if Self::is_extension(self.next_header) && is_relay(self.destination) {
+            Reason::IpOptions
         } else {
-            Err(Reason::OtherProtocol)
+            Reason::OtherProtocol
         }
     }
 

@@ -5,7 +5,7 @@
 use aya_ebpf::{macros::socket_filter, programs::SkBuffContext};
 use relay_ebpf::wireguard::Kind;
 
-use crate::maps::{SESSIONS, port_be};
+use crate::{maps::port_be, sessions};
 
 const UDP_LEN: usize = 8;
 
@@ -35,5 +35,5 @@ fn relayed(ctx: &SkBuffContext, udp_at: usize) -> i64 {
         && udp_len >= UDP_LEN
         && udp_at + udp_len <= ctx.len() as usize
         && Kind::classify(u32::from_le_bytes([a, b, c, d]), udp_len - UDP_LEN) == Some(Kind::TransportData);
-    if is_data && SESSIONS.get_ptr(u32::from_le_bytes([e, f, g, h])).is_some() { ctx.len().into() } else { 0 }
+    if is_data && sessions::find(u32::from_le_bytes([e, f, g, h])).is_some() { ctx.len().into() } else { 0 }
 }

@@ -2,13 +2,14 @@
 //!
 //! | map | kind | key → value | writer |
 //! |---|---|---|---|
-//! | [`SESSIONS`] | hash | receiver index → [`Session`] | userspace (counters: XDP) |
-//! | [`LEDGER`] | hash | receiver index → [`Ledger`] | userspace |
+//! | [`SESSIONS`] | array | slot → [`Session`]; where to look for an index: [`home`] | userspace (counters: XDP) |
+//! | [`LEDGER`] | array | entry → [`Ledger`], one for each pair of directions | userspace |
+//! | [`SEED`] | array of one | what [`home`] mixes indices with, odd | userspace |
 //! | [`PENDING`] | hash | sender index of an initiation → [`Endpoint`] of the expected responder | userspace |
 //! | [`ENDPOINTS`] | hash | [`Endpoint`] of a member or of another relay → member id | userspace |
 //! | [`NEXT_HOPS`] | array | id → [`NextHop`] | userspace |
 //! | [`TX_PORTS`] | devmap hash | ifindex → device | userspace |
-//! | [`LOCALS`] | array | id → [`Address`] of the relay; unused ones are [`Address::UNSPECIFIED`] | userspace |
+//! | [`LOCALS`] | array of one | [`Locals`], the relay's addresses by their ids | userspace |
 //! | [`COUNTERS`] | per-CPU array | [`crate::reason::counter_index`] → [`Counter`] | XDP |
 //! | [`EVENTS`] | ring buffer | [`crate::event::Event`] | XDP |
 //! | [`HINTS`] | per-CPU array | [`HINT_NEW_SOURCE`] or [`HINT_TOO_BIG`] → time of the last one, ns since boot | XDP |
@@ -26,6 +27,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const SESSIONS: &str = "SESSIONS";
 /// Who each session belongs to.
 pub const LEDGER: &str = "LEDGER";
+/// What decides the place of a session in [`SESSIONS`].
+pub const SEED: &str = "SEED";
 /// Handshakes under way by the initiator's index.
 pub const PENDING: &str = "PENDING";
 /// Authenticated endpoints.
@@ -43,17 +46,43 @@ pub const EVENTS: &str = "EVENTS";
 /// Rate limits of what goes up beside handshakes.
 pub const HINTS: &str = "HINTS";
 /// Every map that is pinned.
-pub const ALL: [&str; 10] =
-    [SESSIONS, LEDGER, PENDING, ENDPOINTS, NEXT_HOPS, TX_PORTS, LOCALS, COUNTERS, EVENTS, HINTS];
+pub const ALL: [&str; 11] =
+    [SESSIONS, LEDGER, SEED, PENDING, ENDPOINTS, NEXT_HOPS, TX_PORTS, LOCALS, COUNTERS, EVENTS, HINTS];
 
-/// Capacity of [`LOCALS`]: a relay has at most this many addresses, both families together.
+/// A relay has at most this many addresses, both families together.
 pub const LOCALS_MAX: u32 = 16;
 /// Capacity of [`NEXT_HOPS`].
 pub const NEXT_HOPS_MAX: u32 = 4096;
 /// Capacity of [`TX_PORTS`].
 pub const TX_PORTS_MAX: u32 = 64;
-/// Default capacity of [`SESSIONS`] and [`LEDGER`]; the configuration sets the real one at load.
+/// Default number of directions that fit into [`SESSIONS`]; the configuration sets the real one at load.
 pub const SESSIONS_DEFAULT: u32 = 65_536;
+/// A session stands in one of so many slots, of which its [`home`] is the first.
+pub const WINDOW: u32 = 16;
+
+/// How many homes a table for so many directions has: half of them stay empty, so that windows hardly ever fill.
+pub const fn homes(directions: u32) -> u32 {
+    directions * 2
+}
+
+/// Capacity of [`SESSIONS`] for so many directions. The last home has a whole window, too.
+pub const fn slots(directions: u32) -> u32 {
+    homes(directions) + WINDOW - 1
+}
+
+/// Capacity of [`LEDGER`] for so many directions.
+pub const fn ledger_entries(directions: u32) -> u32 {
+    directions.div_ceil(2)
+}
+
+/// The first slot to look at for a receiver index. Some implementations count in their indices and everyone chooses
+/// their own, so they are mixed with an odd number that nobody knows (multiply-shift hashing: Dietzfelbinger and others,
+/// 1997; then the upper half is scaled to the table).
+#[inline(always)]
+pub const fn home(index: u32, seed: u64, homes: u32) -> u32 {
+    let mixed = (index as u64).wrapping_mul(seed) >> 32;
+    ((mixed * homes as u64) >> 32) as u32
+}
 /// Default capacity of [`PENDING`]; the configuration sets the real one at load.
 pub const PENDING_DEFAULT: u32 = 16_384;
 /// Default capacity of [`ENDPOINTS`]; the configuration sets the real one at load.
@@ -81,7 +110,11 @@ pub struct Config {
     /// The relay port (the listen port of the relay's WireGuard interface), network byte order.
     pub port_be: [u8; 2],
     /// Padding, zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// How many [`homes`] [`SESSIONS`] has.
+    pub homes: u32,
+    /// As in [`SEED`].
+    pub seed: u64,
 }
 
 /// The name of the [`Config`] global in the program.
@@ -191,10 +224,19 @@ impl core::fmt::Debug for Endpoint {
     }
 }
 
-/// One direction of a relayed WireGuard session: which packet is its own, and what becomes of it.
+/// The relay's addresses by their ids; unused ones are [`Address::UNSPECIFIED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Locals(pub [Address; LOCALS_MAX as usize]);
+
+/// One direction of a relayed WireGuard session: which packet is its own, and what becomes of it. A cache line.
 ///
-/// A packet belongs to it if its receiver index is the key, its source is `source` and `source_port_be`, and it was sent
+/// A packet belongs to it if its receiver index is `index`, its source is `source` and `source_port_be`, and it was sent
 /// to the relay address `local_in`. It leaves from relay address `local_out` to `destination`, by next hop `next_hop`.
+///
+/// The fields from `next_hop` on are one word, which is written last, and to zero first when the session ends: whoever
+/// has read the index from it finds the rest whole. A slot that was in use is left alone until no reader can be in it any
+/// more, and nothing but its counters ever changes in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Session {
@@ -216,16 +258,16 @@ pub struct Session {
     pub udp_delta: u16,
     /// Key in [`NEXT_HOPS`].
     pub next_hop: u16,
-    /// Key in [`LOCALS`] of the address that the packet was sent to.
+    /// Id in [`Locals`] of the address that the packet was sent to.
     pub local_in: u8,
-    /// Key in [`LOCALS`] of the address that it leaves from.
+    /// Id in [`Locals`] of the address that it leaves from.
     pub local_out: u8,
-    /// Padding, zero.
-    pub reserved: u32,
+    /// The receiver index; 0 in a slot that is free, and of no session.
+    pub index: u32,
 }
 
 /// What userspace needs to know of a session beyond its forwarding, kept in a pinned map so that revocation, roaming and
-/// expiry survive a restart.
+/// expiry survive a restart. All zero in an entry that is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ledger {
@@ -235,28 +277,32 @@ pub struct Ledger {
     pub responder: u64,
     /// When the session was proven, ns since boot (CLOCK_BOOTTIME).
     pub opened_ns: u64,
-    /// Receiver index of the other direction.
-    pub twin: u32,
-    /// 1 if the key is the responder's index (this direction carries what the initiator sends), else 0.
-    pub to_responder: u32,
+    /// The initiator's index: that of the direction which carries what the responder sends.
+    pub initiator_index: u32,
+    /// The responder's index.
+    pub responder_index: u32,
 }
 
 /// Where a frame leaves and what its Ethernet header holds. A `mtu` of 0 marks one that is not resolved.
+///
+/// Userspace writes it by words of eight bytes, so a destination address is never a mixture of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct NextHop {
-    /// The egress interface.
-    pub ifindex: u32,
-    /// The largest IP packet that may leave, in bytes; 0 if the next hop is not resolved.
-    pub mtu: u16,
-    /// How many of `tags` the frame has.
-    pub tag_count: u16,
     /// Destination MAC address.
     pub destination_mac: [u8; 6],
     /// Source MAC address.
     pub source_mac: [u8; 6],
+    /// The largest IP packet that may leave, in bytes; 0 if the next hop is not resolved.
+    pub mtu: u16,
+    /// How many of `tags` the frame has.
+    pub tag_count: u16,
     /// VLAN tags, the outermost first, as they stand in the frame: two bytes of TPID, two of TCI.
     pub tags: [[u8; 4]; TAGS_MAX],
+    /// The egress interface.
+    pub ifindex: u32,
+    /// Padding, zero.
+    pub reserved: u32,
 }
 
 /// A pair of counters.
@@ -270,18 +316,18 @@ pub struct Counter {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 8);
+    assert!(size_of::<Config>() == 16);
     assert!(size_of::<Address>() == 16 && align_of::<Address>() == 8);
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Session>() == 64);
     assert!(size_of::<Ledger>() == 32);
-    assert!(size_of::<NextHop>() == 28);
+    assert!(size_of::<NextHop>() == 32);
     assert!(size_of::<Counter>() == 16);
 };
 
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
-    use super::{Address, Config, Counter, Endpoint, Ledger, NextHop, Session};
+    use super::{Address, Config, Counter, Endpoint, Ledger, Locals, NextHop, Session};
     // SAFETY: `repr(C)`, `Copy`, no padding (zerocopy's `IntoBytes`) and valid for every bit pattern (`FromBytes`).
     unsafe impl aya::Pod for Address {}
     // SAFETY: as above.
@@ -296,6 +342,8 @@ mod pod {
     unsafe impl aya::Pod for Counter {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Locals {}
 }
 
 #[cfg(test)]
@@ -308,8 +356,8 @@ mod tests {
 
     /// Pinned maps outlive the program: a field that moves needs a new [`crate::ABI_VERSION`].
     #[test]
-    fn fields_are_where_the_first_version_put_them() {
-        assert_eq!(crate::ABI_VERSION, 1);
+    fn fields_are_where_this_version_has_them() {
+        assert_eq!(crate::ABI_VERSION, 2);
         assert_eq!((offset_of!(Endpoint, address), offset_of!(Endpoint, port)), (0, 16));
         assert_eq!((offset_of!(Session, source), offset_of!(Session, destination)), (0, 16));
         assert_eq!((offset_of!(Session, packets), offset_of!(Session, bytes)), (32, 40));
@@ -317,19 +365,33 @@ mod tests {
         assert_eq!((offset_of!(Session, ip_delta), offset_of!(Session, udp_delta)), (52, 54));
         assert_eq!(offset_of!(Session, next_hop), 56);
         assert_eq!((offset_of!(Session, local_in), offset_of!(Session, local_out)), (58, 59));
+        assert_eq!(offset_of!(Session, index), 60);
         assert_eq!((offset_of!(Ledger, initiator), offset_of!(Ledger, responder)), (0, 8));
-        assert_eq!(
-            (offset_of!(Ledger, opened_ns), offset_of!(Ledger, twin), offset_of!(Ledger, to_responder)),
-            (16, 24, 28)
-        );
-        assert_eq!(
-            (offset_of!(NextHop, ifindex), offset_of!(NextHop, mtu), offset_of!(NextHop, tag_count)),
-            (0, 4, 6)
-        );
-        assert_eq!((offset_of!(NextHop, destination_mac), offset_of!(NextHop, source_mac)), (8, 14));
-        assert_eq!(offset_of!(NextHop, tags), 20);
+        assert_eq!(offset_of!(Ledger, opened_ns), 16);
+        assert_eq!((offset_of!(Ledger, initiator_index), offset_of!(Ledger, responder_index)), (24, 28));
+        assert_eq!((offset_of!(NextHop, destination_mac), offset_of!(NextHop, source_mac)), (0, 6));
+        assert_eq!((offset_of!(NextHop, mtu), offset_of!(NextHop, tag_count)), (12, 14));
+        assert_eq!((offset_of!(NextHop, tags), offset_of!(NextHop, ifindex)), (16, 24));
         assert_eq!((offset_of!(Counter, packets), offset_of!(Counter, bytes)), (0, 8));
-        assert_eq!(offset_of!(Config, port_be), 0);
+        assert_eq!((offset_of!(Config, port_be), offset_of!(Config, homes)), (0, 4));
+        assert_eq!(offset_of!(Config, seed), 8);
+    }
+
+    #[test]
+    fn indices_are_spread_over_the_whole_table() {
+        const DIRECTIONS: u32 = 1000;
+        for seed in [0x9e37_79b9_7f4a_7c15, 0x0123_4567_89ab_cdef] {
+            let homes = homes(DIRECTIONS);
+            // As boringtun numbers them: a counter in the lowest byte.
+            let mut hits = std::vec![0; homes as usize];
+            for index in (0..DIRECTIONS).map(|n| n << 8 | n % 3) {
+                hits[home(index, seed, homes) as usize] += 1;
+            }
+            assert!(hits.iter().all(|hits| *hits < 8), "{seed:#x}");
+            assert!(hits.iter().filter(|hits| **hits > 0).count() > DIRECTIONS as usize / 2, "{seed:#x}");
+            assert!(home(u32::MAX, u64::MAX, homes) < homes);
+        }
+        assert_eq!((slots(64), ledger_entries(65)), (128 + WINDOW - 1, 33));
     }
 
     #[test]

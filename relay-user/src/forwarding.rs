@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use relay_ebpf::{
     checksum,
-    tables::{Address, LOCALS_MAX, Ledger, Session as Entry},
+    tables::{self, Address, LOCALS_MAX, Ledger, Session as Entry},
 };
 
 use crate::{
@@ -20,14 +20,14 @@ impl Side {
     }
 }
 
-/// The relay's addresses and their keys in `LOCALS`.
+/// The relay's addresses and their ids in `LOCALS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locals([Option<IpAddr>; LOCALS_MAX as usize]);
 
 impl Locals {
     /// Gives every address a key: those that have one in `before` (the table as an earlier run left it) keep it, since
     /// entries of live sessions name it; the others get one that nothing can name, as long as there is one.
-    pub fn assign(before: &[Address], addresses: &[IpAddr]) -> Self {
+    pub fn assign(before: &tables::Locals, addresses: &[IpAddr]) -> Self {
         let Self(taken) = Self::read(before);
         let mut keys = taken.map(|address| address.filter(|address| addresses.contains(address)));
         for address in addresses {
@@ -43,7 +43,7 @@ impl Locals {
     }
 
     /// The addresses as a table has them.
-    pub fn read(table: &[Address]) -> Self {
+    pub fn read(tables::Locals(table): &tables::Locals) -> Self {
         let mut keys = [None; LOCALS_MAX as usize];
         for (key, &address) in keys.iter_mut().zip(table) {
             *key = Some(IpAddr::from(address)).filter(|_| address != Address::UNSPECIFIED);
@@ -52,8 +52,8 @@ impl Locals {
     }
 
     /// The table as it is to be.
-    pub fn table(&self) -> [Address; LOCALS_MAX as usize] {
-        self.0.map(|address| address.map_or(Address::UNSPECIFIED, Address::from))
+    pub fn table(&self) -> tables::Locals {
+        tables::Locals(self.0.map(|address| address.map_or(Address::UNSPECIFIED, Address::from)))
     }
 
     fn key(&self, address: IpAddr) -> Option<u8> {
@@ -65,55 +65,41 @@ impl Locals {
     }
 }
 
-/// One direction of a session as it stands in the maps, under its receiver index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Direction {
-    /// The receiver index: the key.
-    pub index: u32,
-    /// The value in `SESSIONS`, with counters at zero.
-    pub entry: Entry,
-    /// The value in `LEDGER`.
-    pub ledger: Ledger,
-}
-
 /// Both directions of a session: first what the initiator sends, then what the responder sends. `next_hop` gives the
-/// table entry for a flow. `None` if the session uses an address that is not the relay's.
+/// table entry for a flow. And what the ledger says of it. `None` if the session uses an address that is not the relay's.
 pub fn directions(
     session: &Session,
     locals: &Locals,
     port: u16,
     next_hop: impl Fn(Flow) -> u16,
-) -> Option<[Direction; 2]> {
+) -> Option<([Entry; 2], Ledger)> {
     let Session { initiator, responder, opened } = session;
     let id = |side: &Side| side.member.map_or(0, |MemberId(id)| id);
-    let direction = |from: &Side, to: &Side, to_responder: u32| {
+    let direction = |from: &Side, to: &Side| {
         let (ip_delta, udp_delta) = deltas(from, to, port);
-        Some(Direction {
+        Some(Entry {
+            source: from.endpoint.ip().into(),
+            destination: to.endpoint.ip().into(),
+            packets: 0,
+            bytes: 0,
+            source_port_be: from.endpoint.port().to_be_bytes(),
+            destination_port_be: to.endpoint.port().to_be_bytes(),
+            ip_delta,
+            udp_delta,
+            next_hop: next_hop(to.flow()),
+            local_in: locals.key(from.local)?,
+            local_out: locals.key(to.local)?,
             index: to.index,
-            entry: Entry {
-                source: from.endpoint.ip().into(),
-                destination: to.endpoint.ip().into(),
-                packets: 0,
-                bytes: 0,
-                source_port_be: from.endpoint.port().to_be_bytes(),
-                destination_port_be: to.endpoint.port().to_be_bytes(),
-                ip_delta,
-                udp_delta,
-                next_hop: next_hop(to.flow()),
-                local_in: locals.key(from.local)?,
-                local_out: locals.key(to.local)?,
-                reserved: 0,
-            },
-            ledger: Ledger {
-                initiator: id(initiator),
-                responder: id(responder),
-                opened_ns: opened.as_nanos() as u64,
-                twin: from.index,
-                to_responder,
-            },
         })
     };
-    Some([direction(initiator, responder, 1)?, direction(responder, initiator, 0)?])
+    let ledger = Ledger {
+        initiator: id(initiator),
+        responder: id(responder),
+        opened_ns: opened.as_nanos() as u64,
+        initiator_index: initiator.index,
+        responder_index: responder.index,
+    };
+    Some(([direction(initiator, responder)?, direction(responder, initiator)?], ledger))
 }
 
 /// What a session's rewrite adds to the IPv4 header checksum (0 if the packet is not IPv4 on both sides) and to the UDP
@@ -144,39 +130,30 @@ fn deltas(from: &Side, to: &Side, port: u16) -> (u16, u16) {
     (ip, checksum::add(addresses, checksum::delta(&old_ports, &new_ports)))
 }
 
-/// The session that an earlier run wrote, from its direction to the responder (under `index`) and the other one.
-/// `None` if the two don't fit together.
-pub fn restore(
-    index: u32,
-    (entry, ledger): (&Entry, &Ledger),
-    twin: (&Entry, &Ledger),
-    locals: &Locals,
-) -> Option<Session> {
+/// The session that an earlier run wrote, from its direction to the responder, the one to the initiator and what the
+/// ledger says. `None` if they don't fit together.
+pub fn restore(there: &Entry, back: &Entry, ledger: &Ledger, locals: &Locals) -> Option<Session> {
     let endpoint =
         |address: Address, port_be: [u8; 2]| SocketAddr::new(address.into(), u16::from_be_bytes(port_be));
     let member = |id: u64| (id != 0).then_some(MemberId(id));
-    let consistent = ledger.to_responder == 1
-        && twin.1.to_responder == 0
-        && twin.1.twin == index
-        && (ledger.initiator, ledger.responder, ledger.opened_ns)
-            == (twin.1.initiator, twin.1.responder, twin.1.opened_ns)
-        && (entry.source, entry.source_port_be) == (twin.0.destination, twin.0.destination_port_be)
-        && (entry.destination, entry.destination_port_be) == (twin.0.source, twin.0.source_port_be)
-        && (entry.local_in, entry.local_out) == (twin.0.local_out, twin.0.local_in);
+    let consistent = (there.index, back.index) == (ledger.responder_index, ledger.initiator_index)
+        && (there.source, there.source_port_be) == (back.destination, back.destination_port_be)
+        && (there.destination, there.destination_port_be) == (back.source, back.source_port_be)
+        && (there.local_in, there.local_out) == (back.local_out, back.local_in);
     if !consistent {
         return None;
     }
     Some(Session {
         initiator: Side {
-            index: ledger.twin,
-            endpoint: endpoint(entry.source, entry.source_port_be),
-            local: locals.address(entry.local_in)?,
+            index: ledger.initiator_index,
+            endpoint: endpoint(there.source, there.source_port_be),
+            local: locals.address(there.local_in)?,
             member: member(ledger.initiator),
         },
         responder: Side {
-            index,
-            endpoint: endpoint(entry.destination, entry.destination_port_be),
-            local: locals.address(entry.local_out)?,
+            index: ledger.responder_index,
+            endpoint: endpoint(there.destination, there.destination_port_be),
+            local: locals.address(there.local_out)?,
             member: member(ledger.responder),
         },
         opened: std::time::Duration::from_nanos(ledger.opened_ns),
@@ -188,6 +165,8 @@ mod tests {
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
     use super::*;
+
+    const NONE: tables::Locals = tables::Locals([Address::UNSPECIFIED; LOCALS_MAX as usize]);
 
     fn session(a: &str, b: &str, local_a: &str, local_b: &str) -> Session {
         let side = |index, endpoint: &str, local: &str, id| Side {
@@ -205,13 +184,13 @@ mod tests {
 
     fn locals() -> Locals {
         let addresses = ["198.51.100.1", "198.51.100.2", "2001:db8::1"].map(|a| a.parse().unwrap());
-        Locals::assign(&[], &addresses)
+        Locals::assign(&NONE, &addresses)
     }
 
     /// The deltas are right if they turn the checksums of a packet as it comes into those of a packet made from scratch
     /// as it should leave.
     fn check_deltas(session: &Session) {
-        let [there, back] = directions(session, &locals(), 51820, |_| 3).unwrap();
+        let ([there, back], _) = directions(session, &locals(), 51820, |_| 3).unwrap();
         for (direction, from, to) in
             [(there, session.initiator, session.responder), (back, session.responder, session.initiator)]
         {
@@ -230,9 +209,9 @@ mod tests {
             };
             let before = packet(from.endpoint, SocketAddr::new(from.local, 51820), 64);
             let after = packet(SocketAddr::new(to.local, 51820), to.endpoint, 63);
-            assert_eq!(checksum::apply_udp(before.1, direction.entry.udp_delta), after.1, "{session:?}");
+            assert_eq!(checksum::apply_udp(before.1, direction.udp_delta), after.1, "{session:?}");
             if from.endpoint.is_ipv4() && to.endpoint.is_ipv4() {
-                assert_eq!(checksum::apply(before.0, direction.entry.ip_delta), after.0, "{session:?}");
+                assert_eq!(checksum::apply(before.0, direction.ip_delta), after.0, "{session:?}");
             }
         }
     }
@@ -247,23 +226,18 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_back() {
         let session = session("192.0.2.7:1000", "203.0.113.9:40001", "198.51.100.1", "198.51.100.2");
-        let [there, back] = directions(&session, &locals(), 51820, |_| 3).unwrap();
+        let ([there, back], ledger) = directions(&session, &locals(), 51820, |_| 3).unwrap();
         assert_eq!((there.index, back.index), (0x2222, 0x1111));
-        let (a, b) = ((&there.entry, &there.ledger), (&back.entry, &back.ledger));
-        assert_eq!(restore(there.index, a, b, &locals()), Some(session));
-        assert_eq!(
-            restore(back.index, b, a, &locals()),
-            None,
-            "the direction to the initiator does not name a session"
-        );
-        let other = Entry { source: Address::UNSPECIFIED, ..back.entry };
-        assert_eq!(restore(there.index, a, (&other, b.1), &locals()), None);
+        assert_eq!(restore(&there, &back, &ledger, &locals()), Some(session));
+        assert_eq!(restore(&back, &there, &ledger, &locals()), None, "the wrong way round");
+        let other = Entry { source: Address::UNSPECIFIED, ..back };
+        assert_eq!(restore(&there, &other, &ledger, &locals()), None);
     }
 
     #[test]
     fn addresses_keep_their_keys_over_a_restart() {
         let [a, b, c]: [IpAddr; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|a| a.parse().unwrap());
-        let first = Locals::assign(&[], &[a, b]);
+        let first = Locals::assign(&NONE, &[a, b]);
         let second = Locals::assign(&first.table(), &[c, b]);
         assert_eq!((second.key(c), second.key(b), second.key(a)), (Some(2), Some(1), None));
         assert_eq!(Locals::read(&first.table()), first);

@@ -1,18 +1,26 @@
 //! The BPF maps, behind one typed interface. Only the engine holds it: one writer.
 
-use std::collections::HashMap as StdHashMap;
+use std::{
+    collections::HashMap as StdHashMap,
+    sync::atomic::Ordering::{Relaxed, Release},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, xdp::DevMapHash},
 };
 use relay_ebpf::{
     reason::{Family, Reason, counter_index},
-    tables::{self, Address, Counter, Endpoint, LOCALS_MAX, Ledger, NextHop, Session},
+    tables::{self, Counter, Endpoint, Ledger, Locals, NextHop, Session},
 };
+use zerocopy::FromZeros as _;
 
-use crate::forwarding::Direction;
+use crate::{
+    mapped::{Mapped, word},
+    members::MemberId,
+    session_table::{NoRoom, SessionTable},
+};
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,15 +38,21 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
+/// Who sends in a direction of a session, and who receives.
+pub type Parties = (Option<MemberId>, Option<MemberId>);
+
 /// All maps that userspace reads or writes.
 pub struct Maps {
-    sessions: HashMap<MapData, u32, Session>,
-    ledger: HashMap<MapData, u32, Ledger>,
+    sessions: SessionTable<Parties>,
+    ledger: Mapped<Ledger>,
+    /// Where in the ledger each session stands, by its responder's index.
+    entries: StdHashMap<u32, u32>,
+    free_entries: Vec<u32>,
     pending: HashMap<MapData, u32, Endpoint>,
     endpoints: HashMap<MapData, Endpoint, u64>,
-    next_hops: Array<MapData, NextHop>,
+    next_hops: Mapped<NextHop>,
     tx_ports: DevMapHash<MapData>,
-    locals: Array<MapData, Address>,
+    locals: Array<MapData, Locals>,
     counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -54,59 +68,100 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 }
 
 impl Maps {
-    /// Takes the maps of a loaded object.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+    /// Takes the maps of a loaded object, whose program finds sessions with `seed`.
+    pub fn take(ebpf: &mut Ebpf, seed: u64) -> Result<Self> {
         let mut take =
             |name| ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"));
+        let array = |map: Map| match map {
+            Map::Array(data) => Ok(data),
+            _ => Err(anyhow::anyhow!("a map of the BPF object is no array")),
+        };
+        let ledger = Mapped::<Ledger>::new(&array(take(tables::LEDGER)?)?).context(tables::LEDGER)?;
+        let (mut entries, mut free_entries) = (StdHashMap::new(), Vec::new());
+        for at in (0..ledger.len()).rev() {
+            match ledger.read(at).responder_index {
+                0 => free_entries.push(at),
+                index => _ = entries.insert(index, at),
+            }
+        }
+        Array::<_, u64>::try_from(take(tables::SEED)?)?.set(0, seed, 0).context("write SEED")?;
         Ok(Self {
-            sessions: take(tables::SESSIONS)?.try_into()?,
-            ledger: take(tables::LEDGER)?.try_into()?,
+            sessions: SessionTable::new(&array(take(tables::SESSIONS)?)?, seed)?,
+            ledger,
+            entries,
+            free_entries,
             pending: take(tables::PENDING)?.try_into()?,
             endpoints: take(tables::ENDPOINTS)?.try_into()?,
-            next_hops: take(tables::NEXT_HOPS)?.try_into()?,
+            next_hops: Mapped::new(&array(take(tables::NEXT_HOPS)?)?).context(tables::NEXT_HOPS)?,
             tx_ports: take(tables::TX_PORTS)?.try_into()?,
             locals: take(tables::LOCALS)?.try_into()?,
             counters: take(tables::COUNTERS)?.try_into()?,
         })
     }
 
-    /// Writes one direction of a session. Counters of an entry that is there already are kept.
-    pub fn write_session(&mut self, direction: &Direction) -> Result<(), MapError> {
-        let Traffic { packets, bytes } = self.traffic(direction.index);
-        self.ledger.insert(direction.index, direction.ledger, 0)?;
-        self.sessions.insert(direction.index, Session { packets, bytes, ..direction.entry }, 0)
+    /// Writes both directions of a session. Counters of one that is there already go on.
+    ///
+    /// # Errors
+    /// If there is no room. Then nothing of the session is in the maps.
+    pub fn write_session(&mut self, directions: &[Session; 2], ledger: &Ledger) -> Result<(), NoRoom> {
+        let written = self.write_both(directions, ledger);
+        if written.is_err() {
+            self.remove_session(ledger.initiator_index, ledger.responder_index);
+        }
+        written
     }
 
-    /// Removes one direction of a session and says what it carried.
-    pub fn remove_session(&mut self, index: u32) -> Result<Traffic, MapError> {
-        let traffic = self.traffic(index);
-        absent_is_fine(self.sessions.remove(&index))?;
-        absent_is_fine(self.ledger.remove(&index))?;
-        Ok(traffic)
+    fn write_both(&mut self, [there, back]: &[Session; 2], ledger: &Ledger) -> Result<(), NoRoom> {
+        let entry = match self.entries.get(&ledger.responder_index) {
+            Some(entry) => *entry,
+            None => self.free_entries.pop().ok_or(NoRoom)?,
+        };
+        self.entries.insert(ledger.responder_index, entry);
+        // First who it belongs to: a session that nobody knows of is removed by the next start.
+        self.ledger.write(entry, ledger, 0..size_of::<Ledger>() / size_of::<u64>());
+        let member = |id: u64| (id != 0).then_some(MemberId(id));
+        let (initiator, responder) = (member(ledger.initiator), member(ledger.responder));
+        self.sessions.insert(there, (initiator, responder))?;
+        self.sessions.insert(back, (responder, initiator))
+    }
+
+    /// Removes a session by the indices of its initiator and its responder, and says what each of the two has sent.
+    pub fn remove_session(&mut self, initiator: u32, responder: u32) -> [Traffic; 2] {
+        let traffic = [responder, initiator].map(|index| self.sessions.remove(index));
+        if let Some(entry) = self.entries.remove(&responder) {
+            let free = Ledger::new_zeroed();
+            self.ledger.write(entry, &free, 0..size_of::<Ledger>() / size_of::<u64>());
+            self.free_entries.push(entry);
+        }
+        traffic
     }
 
     /// What a direction of a session has carried so far; zero if there is none.
     pub fn traffic(&self, index: u32) -> Traffic {
-        self.sessions
-            .get(&index, 0)
-            .map_or_else(|_| Traffic::default(), |Session { packets, bytes, .. }| Traffic { packets, bytes })
+        self.sessions.traffic(index)
     }
 
-    /// All directions as they stand in the maps.
-    pub fn sessions(&self) -> StdHashMap<u32, (Session, Ledger)> {
-        let entries = self.sessions.iter().filter_map(Result::ok);
-        entries
-            .filter_map(|(index, session)| Some((index, (session, self.ledger.get(&index, 0).ok()?))))
-            .collect()
+    /// What has passed for sessions in the moment when they were moved or removed, and was not told yet.
+    pub fn settle(&mut self) -> Vec<(Parties, Traffic)> {
+        self.sessions.settle()
     }
 
-    /// Removes whatever has an entry in only one of the two maps, or is not wanted.
-    pub fn retain_sessions(&mut self, wanted: impl Fn(u32) -> bool) -> Result<(), MapError> {
-        let keys: Vec<u32> = self.sessions.keys().chain(self.ledger.keys()).filter_map(Result::ok).collect();
-        for index in keys.into_iter().filter(|index| !wanted(*index)) {
-            self.remove_session(index)?;
+    /// All directions as they stand in the table, by their index, and what the ledger says of sessions.
+    pub fn sessions(&self) -> (StdHashMap<u32, Session>, Vec<Ledger>) {
+        let directions = self.sessions.iter().map(|session| (session.index, session)).collect();
+        (directions, self.entries.values().map(|&entry| self.ledger.read(entry)).collect())
+    }
+
+    /// Removes whatever is in one of the two tables and not wanted. `wanted` is asked for an index of either side.
+    pub fn retain_sessions(&mut self, wanted: impl Fn(u32) -> bool) {
+        let known: Vec<Ledger> = self.entries.values().map(|&entry| self.ledger.read(entry)).collect();
+        for ledger in known.iter().filter(|ledger| !wanted(ledger.responder_index)) {
+            self.remove_session(ledger.initiator_index, ledger.responder_index);
         }
-        Ok(())
+        let stray: Vec<u32> = self.sessions.iter().map(|s| s.index).filter(|index| !wanted(*index)).collect();
+        for index in stray {
+            self.sessions.remove(index);
+        }
     }
 
     /// Lets handshake messages with this receiver index from this source up.
@@ -140,19 +195,28 @@ impl Maps {
         absent_is_fine(self.endpoints.remove(&endpoint))
     }
 
-    /// Writes a next hop.
-    pub fn write_next_hop(&mut self, id: u16, next_hop: NextHop) -> Result<(), MapError> {
-        self.next_hops.set(u32::from(id), next_hop, 0)
+    /// Writes a next hop, by words: a destination address is never a mixture of two. While the second word, with the MTU,
+    /// is zero, the program takes it for one that is not resolved.
+    pub fn write_next_hop(&mut self, id: u16, next_hop: NextHop) {
+        const MTU: usize = std::mem::offset_of!(NextHop, mtu) / size_of::<u64>();
+        const OTHERS: [usize; 3] = [0, 2, 3];
+        let words = self.next_hops.words(id.into());
+        let changes = |n: &usize| words[*n].load(Relaxed) != word(&next_hop, *n);
+        if OTHERS.iter().filter(|n| changes(n)).count() > 1 {
+            words[MTU].store(0, Release);
+        }
+        self.next_hops.write(id.into(), &next_hop, OTHERS);
+        words[MTU].store(word(&next_hop, MTU), Release);
     }
 
     /// The relay's addresses as they stand in the map.
-    pub fn locals(&self) -> Vec<Address> {
-        (0..LOCALS_MAX).map(|key| self.locals.get(&key, 0).unwrap_or(Address::UNSPECIFIED)).collect()
+    pub fn locals(&self) -> Result<Locals, MapError> {
+        self.locals.get(&0, 0)
     }
 
     /// Writes the relay's addresses.
-    pub fn write_locals(&mut self, locals: &[Address; LOCALS_MAX as usize]) -> Result<(), MapError> {
-        (0..).zip(locals).try_for_each(|(key, address)| self.locals.set(key, address, 0))
+    pub fn write_locals(&mut self, locals: &Locals) -> Result<(), MapError> {
+        self.locals.set(0, locals, 0)
     }
 
     /// Sets the interfaces that frames may be redirected to.

@@ -122,6 +122,7 @@ pub const NOWHERE: NextHop = NextHop {
     destination_mac: [0; 6],
     source_mac: [0; 6],
     tags: [[0; 4]; TAGS_MAX],
+    reserved: 0,
 };
 
 impl NextHops {

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     EbpfLoader,
-    maps::{MapData, MapInfo, RingBuf},
+    maps::{Array, Map, MapData, MapInfo, RingBuf},
     programs::{
         ProgramError, Xdp, XdpMode as AyaMode,
         links::{FdLink, PinnedLink},
@@ -208,13 +208,14 @@ fn expected_shape(name: &str, config: &Config) -> (u32, u32, Option<u32>) {
     let size = |size: usize| size as u32;
     let limits = &config.limits;
     match name {
-        t::SESSIONS => (4, size(size_of::<t::Session>()), Some(limits.sessions)),
-        t::LEDGER => (4, size(size_of::<t::Ledger>()), Some(limits.sessions)),
+        t::SESSIONS => (4, size(size_of::<t::Session>()), Some(t::slots(limits.sessions))),
+        t::LEDGER => (4, size(size_of::<t::Ledger>()), Some(t::ledger_entries(limits.sessions))),
+        t::SEED => (4, 8, Some(1)),
         t::PENDING => (4, size(size_of::<t::Endpoint>()), Some(limits.pending)),
         t::ENDPOINTS => (size(size_of::<t::Endpoint>()), 8, Some(limits.endpoints)),
         t::NEXT_HOPS => (4, size(size_of::<t::NextHop>()), Some(t::NEXT_HOPS_MAX)),
         t::TX_PORTS => (4, 8, Some(t::TX_PORTS_MAX)),
-        t::LOCALS => (4, size(size_of::<t::Address>()), Some(t::LOCALS_MAX)),
+        t::LOCALS => (4, size(size_of::<t::Locals>()), Some(1)),
         t::COUNTERS => (4, size(size_of::<t::Counter>()), Some(COUNTERS_LEN)),
         t::EVENTS => (0, 0, Some(t::EVENTS_BYTES)),
         t::HINTS => (4, 8, Some(t::HINTS_LEN)),
@@ -222,13 +223,32 @@ fn expected_shape(name: &str, config: &Config) -> (u32, u32, Option<u32>) {
     }
 }
 
+/// What the session table is addressed with: as the pinned one is, or a new secret.
+fn seed(dir: &Path) -> Result<u64> {
+    let path = dir.join(tables::SEED);
+    let pinned = if path.exists() {
+        let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+        let array = Array::<_, u64>::try_from(Map::Array(map)).context(tables::SEED)?;
+        array.get(&0, 0).with_context(|| format!("read {}", path.display()))?
+    } else {
+        0
+    };
+    Ok(if pinned == 0 { rand::random::<u64>() | 1 } else { pinned })
+}
+
 async fn load_and_attach(config: &Config, netlink: &Netlink, dir: &Path, adopted: bool) -> Result<Loaded> {
-    let constants = Constants { port_be: config.relay.port.to_be_bytes(), reserved: [0; 6] };
     let limits = &config.limits;
+    let seed = seed(dir)?;
+    let constants = Constants {
+        port_be: config.relay.port.to_be_bytes(),
+        reserved: [0; 2],
+        homes: tables::homes(limits.sessions),
+        seed,
+    };
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(tables::SESSIONS, limits.sessions)
-        .map_max_entries(tables::LEDGER, limits.sessions)
+        .map_max_entries(tables::SESSIONS, tables::slots(limits.sessions))
+        .map_max_entries(tables::LEDGER, tables::ledger_entries(limits.sessions))
         .map_max_entries(tables::PENDING, limits.pending)
         .map_max_entries(tables::ENDPOINTS, limits.endpoints)
         .override_global(tables::CONFIG, &constants, true);
@@ -249,7 +269,7 @@ async fn load_and_attach(config: &Config, netlink: &Netlink, dir: &Path, adopted
     remove_other_links(dir, &attached)?;
     let events = ebpf.take_map(tables::EVENTS).context("the BPF object has no map EVENTS")?.try_into()?;
     let sockets = Sockets::open(config.relay.port, &mut ebpf)?;
-    Ok(Loaded { maps: Maps::take(&mut ebpf)?, events, sockets, attached, adopted })
+    Ok(Loaded { maps: Maps::take(&mut ebpf, seed)?, events, sockets, attached, adopted })
 }
 
 /// Detaches from the interfaces that an earlier run was attached to and this one is not.

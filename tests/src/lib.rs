@@ -24,6 +24,7 @@ pub mod internet;
 pub mod lab;
 pub mod oracle;
 pub mod relay;
+pub mod sessions;
 pub mod traffic;
 pub mod uplink;
 pub mod wait;

@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 use super::Engine;
 use crate::{
     clock,
-    forwarding::{Direction, directions},
+    forwarding::directions,
     handshake::{Action, Session},
     next_hops::{Flow, UNRESOLVED},
 };
@@ -15,6 +15,8 @@ use crate::{
 impl Engine {
     /// Carries out actions in their order: a session is in the map before the response that proved it is sent on.
     pub(super) async fn carry_out(&mut self, actions: Vec<Action>) {
+        // A session that found no room is none: then its response is not sent on, and both sides try again.
+        let mut refused = false;
         for action in actions {
             match action {
                 Action::Expect { index, responder } => {
@@ -29,9 +31,10 @@ impl Engine {
                     self.ensure_route(session.initiator.flow()).await;
                     self.ensure_route(session.responder.flow()).await;
                     self.write_next_hops();
-                    self.write(&session);
+                    refused |= !self.write(&session);
                 }
                 Action::Close(session) => self.close(&session),
+                Action::Send(_) if refused => {}
                 Action::Send(datagram) => match self.sockets.send(&datagram) {
                     Ok(()) => self.counts.sent += 1,
                     Err(error) => {
@@ -46,30 +49,27 @@ impl Engine {
         self.write_endpoints();
     }
 
-    fn directions(&self, session: &Session) -> Option<[Direction; 2]> {
-        directions(session, &self.locals, self.config.relay.port, |flow| self.next_hops.id(flow))
-    }
-
-    fn write(&mut self, session: &Session) {
-        let Some(directions) = self.directions(session) else {
+    /// Writes a session; `false` if there is no room for it, and then it has ended.
+    fn write(&mut self, session: &Session) -> bool {
+        let port = self.config.relay.port;
+        let Some((both, ledger)) = directions(session, &self.locals, port, |flow| self.next_hops.id(flow))
+        else {
             // The program saw the packet come to one of the relay's addresses, so this is a session of an earlier run.
             debug!("a session uses an address that is not the relay's any more");
-            return;
+            return true;
         };
-        for direction in &directions {
-            let written = self.maps.write_session(direction);
-            self.check(written, "write a session");
+        let written = self.maps.write_session(&both, &ledger).is_ok();
+        if !written {
+            self.tracker.refuse(session.responder.index);
         }
+        written
     }
 
     fn close(&mut self, session: &Session) {
         let (initiator, responder) = (session.initiator, session.responder);
-        for (from, to) in [(initiator, responder), (responder, initiator)] {
-            match self.maps.remove_session(to.index) {
-                Ok(traffic) => self.account(from.member, to.member, traffic),
-                failed => self.check(failed, "remove a session"),
-            }
-        }
+        let [there, back] = self.maps.remove_session(initiator.index, responder.index);
+        self.account(initiator.member, responder.member, there);
+        self.account(responder.member, initiator.member, back);
     }
 
     /// Makes sure that the way of a flow is known, or being resolved.
@@ -124,8 +124,7 @@ impl Engine {
     pub(super) fn write_next_hops(&mut self) {
         for (id, next_hop) in self.next_hops.changes() {
             debug_assert_ne!(id, UNRESOLVED, "the entry that leads nowhere is never written");
-            let written = self.maps.write_next_hop(id, next_hop);
-            self.check(written, "write a next hop");
+            self.maps.write_next_hop(id, next_hop);
         }
     }
 
@@ -173,6 +172,9 @@ impl Engine {
         for index in confirmed {
             self.tracker.confirm(index);
         }
+        for ((from, to), traffic) in self.maps.settle() {
+            self.account(from, to, traffic);
+        }
         self.resolve_neighbours(thorough).await;
         if !thorough {
             return;
@@ -186,12 +188,10 @@ impl Engine {
         let in_use: HashSet<Flow> =
             self.tracker.sessions().flat_map(|s| [s.initiator.flow(), s.responder.flow()]).collect();
         for (id, next_hop) in self.next_hops.retain(|flow| in_use.contains(&flow)) {
-            let written = self.maps.write_next_hop(id, next_hop);
-            self.check(written, "free a next hop");
+            self.maps.write_next_hop(id, next_hop);
         }
         let tracker = &self.tracker;
-        let swept = self.maps.retain_sessions(|index| tracker.session_by_index(index).is_some());
-        self.check(swept, "sweep the sessions");
+        self.maps.retain_sessions(|index| tracker.session_by_index(index).is_some());
     }
 
     pub(super) fn check<T>(&mut self, result: Result<T, aya::maps::MapError>, what: &str) {

@@ -1,7 +1,7 @@
 //! Taking over the loaded program, and what an earlier run has left in its maps.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -37,9 +37,9 @@ impl Engine {
     ) -> Result<(Self, RingBuf<MapData>)> {
         let Loaded { mut maps, mut events, sockets, attached, adopted } = loaded;
         let now = clock::now();
-        let table = maps.locals();
-        let left = if adopted { maps.sessions() } else { HashMap::new() };
-        let in_use = left.values().map(|(entry, _)| entry.next_hop).collect();
+        let table = maps.locals().context("read the relay's addresses of an earlier run")?;
+        let (left, ledger) = maps.sessions();
+        let in_use: HashSet<u16> = left.values().map(|direction| direction.next_hop).collect();
         let settings = Settings {
             public_key: interface.public_key(),
             addresses: config.relay.addresses.clone(),
@@ -58,10 +58,8 @@ impl Engine {
         if adopted {
             // Messages that came while nobody was there have been repeated since.
             while events.next().is_some() {}
-            let unused =
-                (1..NEXT_HOPS_MAX as u16).filter(|id| !left.values().any(|(e, _)| e.next_hop == *id));
-            for id in unused {
-                maps.write_next_hop(id, NOWHERE).context("clear the next hops of an earlier run")?;
+            for id in (1..NEXT_HOPS_MAX as u16).filter(|id| !in_use.contains(id)) {
+                maps.write_next_hop(id, NOWHERE);
             }
         }
         let mut engine = Self {
@@ -86,7 +84,7 @@ impl Engine {
             resync: false,
         };
         engine.read_neighbours().await?;
-        engine.restore(left, &Locals::read(&table)).await?;
+        engine.restore(&left, &ledger, &Locals::read(&table)).await?;
         engine.interface.set_peers(&relayed(&engine.members), &BTreeSet::new()).await?;
         // Hosts may have moved while nobody looked: their sessions follow.
         let peers = engine.interface.peers().await?;
@@ -96,14 +94,19 @@ impl Engine {
 
     /// Puts back the sessions that an earlier run has left, as far as they are still allowed, and removes the rest.
     /// `locals` are the relay's addresses by the keys that those sessions name.
-    async fn restore(&mut self, left: HashMap<u32, (Entry, Ledger)>, locals: &Locals) -> Result<()> {
+    async fn restore(
+        &mut self,
+        left: &HashMap<u32, Entry>,
+        ledger: &[Ledger],
+        locals: &Locals,
+    ) -> Result<()> {
         let now = clock::now();
         let mut actions = Vec::new();
         self.tracker.set_members(now, Arc::clone(&self.members), &mut actions);
         let mut kept = 0;
-        for (&index, (entry, ledger)) in &left {
-            let twin = left.get(&ledger.twin);
-            let session = twin.and_then(|(e, l)| restore(index, (entry, ledger), (e, l), locals));
+        for ledger in ledger {
+            let both = left.get(&ledger.responder_index).zip(left.get(&ledger.initiator_index));
+            let session = both.and_then(|(there, back)| restore(there, back, ledger, locals));
             if let Some(session) = session
                 && self.tracker.restore(session)
             {
@@ -112,9 +115,7 @@ impl Engine {
             }
         }
         // First those go that name an address which is the relay's no more, then another address may take its key.
-        self.maps
-            .retain_sessions(|index| self.tracker.session_by_index(index).is_some())
-            .context("remove the sessions of an earlier run that have ended")?;
+        self.maps.retain_sessions(|index| self.tracker.session_by_index(index).is_some());
         self.maps.write_locals(&self.locals.table()).context("write the relay's addresses")?;
         for (endpoint, member) in self.endpoints.clone() {
             self.tracker.set_endpoint(now, MemberId(member), Some(endpoint.into()), &mut actions);
@@ -122,7 +123,7 @@ impl Engine {
         self.tracker.expire(now, &mut actions);
         self.carry_out(actions).await;
         for (id, next_hop) in self.next_hops.release_reserved() {
-            self.maps.write_next_hop(id, next_hop)?;
+            self.maps.write_next_hop(id, next_hop);
         }
         if !left.is_empty() {
             info!(sessions = kept, "sessions of an earlier run taken over");

@@ -95,7 +95,8 @@ impl Tracker {
             }
             _ => return Err(Outcome::IndexTaken),
         };
-        if i == j {
+        // The session table has no index 0: there it stands for a free slot.
+        if i == j || i == 0 || j == 0 {
             return Err(Outcome::IndexTaken);
         }
         match replaced {

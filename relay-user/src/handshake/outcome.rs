@@ -64,6 +64,8 @@ outcomes! {
     QuotaExceeded = "quota_exceeded",
     /// A response that found the session table full.
     SessionsFull = "sessions_full",
+    /// A session whose indices found no room in the session table; both sides retry with new ones.
+    NoRoom = "no_room",
     /// A cookie reply, sent on.
     CookieForwarded = "cookie_forwarded",
     /// A cookie reply to no handshake that we remember.

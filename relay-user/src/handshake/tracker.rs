@@ -324,6 +324,13 @@ impl Tracker {
         }
     }
 
+    /// There is no room in the map for the session whose responder has this index: it is none.
+    pub fn refuse(&mut self, responder: u32) {
+        if self.sessions.remove(responder).is_some() {
+            self.outcomes.add(Outcome::NoRoom);
+        }
+    }
+
     /// The relay's address to speak to `endpoint` from: the one that it speaks to, else the first of its family.
     pub(super) fn local_towards(&self, endpoint: SocketAddr) -> Option<IpAddr> {
         self.directory.local_of(endpoint).or_else(|| {

@@ -16,14 +16,17 @@ use aya::{
 use relay_ebpf::{
     event::Event,
     reason::COUNTERS_LEN,
-    tables::{self, Address, Config, Counter, Endpoint, HINTS_LEN, LOCALS_MAX, NextHop, Session},
+    tables::{self, Counter, Endpoint, HINTS_LEN, LOCALS_MAX, Locals, NextHop, Session},
 };
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::tables::{INGRESS, PORT, Tables};
+use crate::sessions::{Sessions, constants};
 
 /// Capacity of the hash maps of a run, in entries.
 const ENTRIES: u32 = 256;
+/// Directions of sessions that a run has room for: few, so that they stand close to each other.
+const DIRECTIONS: u32 = 64;
 /// Size of the ring buffer of a run, in bytes: some 19 records.
 const EVENTS_BYTES: u32 = 4096;
 /// Room for what a frame may grow, and more, in bytes.
@@ -32,6 +35,7 @@ const OUTPUT: usize = 8192;
 /// The loaded program. Nothing of it is pinned or attached.
 pub struct Kernel {
     ebpf: Ebpf,
+    sessions: Sessions,
     events: RingBuf<MapData>,
     program: RawFd,
     counters: RawFd,
@@ -56,10 +60,11 @@ impl Kernel {
     /// with), and ties this thread to a CPU, since the program limits events by CPU.
     pub fn load(object: &[u8]) -> Result<Self> {
         pin_to_a_cpu().context("tie this thread to a CPU")?;
-        let config = Config { port_be: PORT.to_be_bytes(), reserved: [0; 6] };
+        let config = constants(PORT, DIRECTIONS);
         let mut loader = EbpfLoader::new();
         loader.override_global(tables::CONFIG, &config, true).map_max_entries(tables::EVENTS, EVENTS_BYTES);
-        for map in [tables::SESSIONS, tables::LEDGER, tables::PENDING, tables::ENDPOINTS] {
+        loader.map_max_entries(tables::SESSIONS, tables::slots(DIRECTIONS));
+        for map in [tables::LEDGER, tables::PENDING, tables::ENDPOINTS] {
             loader.map_max_entries(map, ENTRIES);
         }
         let mut ebpf = loader.load(object).context("load the XDP program (root is needed)")?;
@@ -69,10 +74,22 @@ impl Kernel {
         let events = RingBuf::try_from(ebpf.take_map(tables::EVENTS).context("no map EVENTS")?)?;
         let (counters, hints) = (per_cpu(&ebpf, tables::COUNTERS)?, per_cpu(&ebpf, tables::HINTS)?);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
+        let sessions = Sessions::take(&mut ebpf, DIRECTIONS);
         let (input, output) = (Vec::new(), vec![0; OUTPUT]);
         let filled = Tables::default();
-        let mut this =
-            Self { ebpf, events, program, counters, hints, cpus, headroom: 0, input, output, filled };
+        let mut this = Self {
+            ebpf,
+            sessions,
+            events,
+            program,
+            counters,
+            hints,
+            cpus,
+            headroom: 0,
+            input,
+            output,
+            filled,
+        };
         this.headroom = this.measure_headroom()?;
         Ok(this)
     }
@@ -96,10 +113,9 @@ impl Kernel {
             self.fill_ring()?;
         }
         let before = std::mem::take(&mut self.filled);
-        let mut sessions: HashMap<_, u32, Session> = self.map(tables::SESSIONS)?.try_into()?;
-        before.sessions.keys().try_for_each(|index| sessions.remove(index))?;
+        before.sessions.keys().try_for_each(|index| self.sessions.remove(*index))?;
         for (index, session) in &tables.sessions {
-            sessions.insert(index, tables.session_entry(*index, session), 0)?;
+            self.sessions.insert(&tables.session_entry(*index, session))?;
         }
         let mut pending: HashMap<_, u32, Endpoint> = self.map(tables::PENDING)?.try_into()?;
         before.pending.keys().try_for_each(|index| pending.remove(index))?;
@@ -124,11 +140,8 @@ impl Kernel {
             // A test run does not carry the redirection out, so any device will do.
             tx_ports.insert(*ifindex, INGRESS, None, 0)?;
         }
-        let mut locals: Array<_, Address> = self.map(tables::LOCALS)?.try_into()?;
-        for key in 0..LOCALS_MAX {
-            let local = tables.locals.get(&(key as u8)).map_or(Address::UNSPECIFIED, |&local| local.into());
-            locals.set(key, local, 0)?;
-        }
+        let mut locals: Array<_, Locals> = self.map(tables::LOCALS)?.try_into()?;
+        locals.set(0, tables.locals_entry(), 0)?;
         self.filled = tables.clone();
         self.forget_hints()
     }
@@ -143,8 +156,8 @@ impl Kernel {
             .ipv4(host, relay, 64)
             .udp(PORT, PORT)
             .write(&mut frame, &message)?;
-        let mut locals: Array<_, Address> = self.map(tables::LOCALS)?.try_into()?;
-        locals.set(0, Address::from(std::net::Ipv4Addr::from(relay)), 0)?;
+        let mut locals: Array<_, Locals> = self.map(tables::LOCALS)?.try_into()?;
+        locals.set(0, Locals([std::net::Ipv4Addr::from(relay).into(); LOCALS_MAX as usize]), 0)?;
         for _ in 0..=EVENTS_BYTES as usize / size_of::<Event>() {
             self.run(&frame, 0)?;
         }
@@ -235,13 +248,12 @@ impl Kernel {
 
     /// Packets and bytes of every session.
     pub fn sessions(&mut self) -> Result<Vec<(u32, Counter)>> {
-        let indices: Vec<u32> = self.filled.sessions.keys().copied().collect();
-        let sessions: HashMap<_, u32, Session> = self.map(tables::SESSIONS)?.try_into()?;
-        let read = |index| {
-            let Session { packets, bytes, .. } = sessions.get(&index, 0)?;
+        let read = |&index: &u32| {
+            let session = self.sessions.get(index)?.with_context(|| format!("session {index:#x} is gone"))?;
+            let Session { packets, bytes, .. } = session;
             Ok((index, Counter { packets, bytes }))
         };
-        indices.into_iter().map(read).collect()
+        self.filled.sessions.keys().map(read).collect()
     }
 
     /// Makes it so that nothing that is limited in time has gone up yet.

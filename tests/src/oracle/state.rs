@@ -36,7 +36,8 @@ pub fn random(rng: &mut Rng) -> Tables {
                 2 => session.next_hop = rng.u16(..),
                 _ => {}
             }
-            (index(rng), session)
+            // Of index 0 there is no session.
+            (index(rng).max(1), session)
         })
         .collect();
     let mut pending: BTreeMap<_, _> = (0..8).map(|_| (index(rng), one_of(rng, &hosts))).collect();

@@ -91,12 +91,18 @@ impl Tables {
         })
     }
 
+    /// The entry of `LOCALS`.
+    pub fn locals_entry(&self) -> tables::Locals {
+        let mut locals = [Address::UNSPECIFIED; LOCALS_MAX as usize];
+        for (&key, &local) in &self.locals {
+            locals[usize::from(key)] = local.into();
+        }
+        tables::Locals(locals)
+    }
+
     /// The entry of `SESSIONS`, made by the code that makes it in the relay.
     pub fn session_entry(&self, index: u32, session: &Session) -> tables::Session {
-        let mut before = [Address::UNSPECIFIED; LOCALS_MAX as usize];
-        for (&key, &local) in &self.locals {
-            before[usize::from(key)] = local.into();
-        }
+        let before = self.locals_entry();
         // A key that names no address of the right family stands for a table that has changed since.
         let side = |key: u8, endpoint: SocketAddr, index| {
             let local = self.local(key).filter(|local| local.is_ipv4() == endpoint.is_ipv4());
@@ -111,10 +117,11 @@ impl Tables {
         let backwards = index & 1 == 1;
         let (initiator, responder) = if backwards { (to, from) } else { (from, to) };
         let proven = Proven { initiator, responder, opened: Duration::ZERO };
-        let both = directions(&proven, &locals, PORT, |_| session.next_hop).expect("the addresses have keys");
+        let (both, _) =
+            directions(&proven, &locals, PORT, |_| session.next_hop).expect("the addresses have keys");
         let direction = both[usize::from(backwards)];
         assert_eq!(direction.index, index, "a direction stands under the index of whom it goes to");
-        tables::Session { local_in: session.local_in, local_out: session.local_out, ..direction.entry }
+        tables::Session { local_in: session.local_in, local_out: session.local_out, ..direction }
     }
 }
 
@@ -129,6 +136,6 @@ impl NextHop {
     /// The entry of `NEXT_HOPS`.
     pub fn entry(&self) -> tables::NextHop {
         let &Self { ifindex, mtu, tag_count, tags, destination_mac, source_mac } = self;
-        tables::NextHop { ifindex, mtu, tag_count, destination_mac, source_mac, tags }
+        tables::NextHop { ifindex, mtu, tag_count, destination_mac, source_mac, tags, reserved: 0 }
     }
 }

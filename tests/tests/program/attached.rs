@@ -48,6 +48,7 @@ fn relay_between_two_addresses_of_a_host() {
             destination_mac: SENDER_MAC,
             source_mac: RELAY_MAC,
             tags: [[0; 4]; TAGS_MAX],
+            reserved: 0,
         },
     );
     relay.program_mut().attach("relay0", XdpMode::Driver).expect("attach XDP to a veth in driver mode");

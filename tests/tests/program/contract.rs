@@ -6,7 +6,7 @@ use aya::{
 };
 use relay_ebpf::{
     reason::COUNTERS_LEN,
-    tables::{self, Address, Counter, Endpoint, Ledger, NextHop, Session},
+    tables::{self, Counter, Endpoint, Ledger, Locals, NextHop, Session},
 };
 
 /// Kind, key size, value size and capacity, sizes in bytes.
@@ -31,17 +31,21 @@ fn shape(ebpf: &Ebpf, name: &str) -> Shape {
 #[test]
 fn the_maps_are_those_of_the_contract() {
     let ebpf = EbpfLoader::new().load(relay_user::object::object().unwrap()).unwrap();
-    let session = (MapType::Hash, 4, size_of::<Session>(), tables::SESSIONS_DEFAULT);
-    let ledger = (MapType::Hash, 4, size_of::<Ledger>(), tables::SESSIONS_DEFAULT);
+    let (slots, entries) =
+        (tables::slots(tables::SESSIONS_DEFAULT), tables::ledger_entries(tables::SESSIONS_DEFAULT));
+    let session = (MapType::Array, 4, size_of::<Session>(), slots);
+    let ledger = (MapType::Array, 4, size_of::<Ledger>(), entries);
+    let seed = (MapType::Array, 4, 8, 1);
     let pending = (MapType::Hash, 4, size_of::<Endpoint>(), tables::PENDING_DEFAULT);
     let endpoints = (MapType::Hash, size_of::<Endpoint>(), 8, tables::ENDPOINTS_DEFAULT);
     let next_hops = (MapType::Array, 4, size_of::<NextHop>(), tables::NEXT_HOPS_MAX);
     let tx_ports = (MapType::DevMapHash, 4, 8, tables::TX_PORTS_MAX);
-    let locals = (MapType::Array, 4, size_of::<Address>(), tables::LOCALS_MAX);
+    let locals = (MapType::Array, 4, size_of::<Locals>(), 1);
     let counters = (MapType::PerCpuArray, 4, size_of::<Counter>(), COUNTERS_LEN);
     let events = (MapType::RingBuf, 0, 0, tables::EVENTS_BYTES);
     let hints = (MapType::PerCpuArray, 4, 8, tables::HINTS_LEN);
-    let wanted = [session, ledger, pending, endpoints, next_hops, tx_ports, locals, counters, events, hints];
+    let wanted =
+        [session, ledger, seed, pending, endpoints, next_hops, tx_ports, locals, counters, events, hints];
     for (name, wanted) in tables::ALL.into_iter().zip(wanted) {
         assert_eq!(shape(&ebpf, name), wanted, "{name}");
     }

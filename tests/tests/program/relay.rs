@@ -15,9 +15,11 @@ use relay_ebpf::{
     event::Event,
     reason::{Family, Reason, counter_index},
     tables::{
-        self, Address, Config, Counter, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, NextHop, Session, TAGS_MAX,
+        self, Address, Counter, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, LOCALS_MAX, Locals, NextHop,
+        Session, TAGS_MAX,
     },
 };
+use relay_tests::sessions::{Sessions, constants};
 use zerocopy::FromBytes as _;
 
 use crate::datagram::Datagram;
@@ -30,6 +32,8 @@ pub const INGRESS: u32 = 1;
 const ACROSS_IFINDEX: u32 = 7;
 /// An interface that takes no redirected frames.
 const NOWHERE_IFINDEX: u32 = 9;
+/// Directions of sessions that there is room for.
+const DIRECTIONS: u32 = 64;
 /// MTU of every next hop, in bytes.
 pub const MTU: u16 = 1400;
 /// The MAC addresses of frames that come in.
@@ -102,7 +106,7 @@ impl Hop {
         let mut tags = [[0xee; 4]; TAGS_MAX];
         tags.iter_mut().zip(self.tags()).for_each(|(to, tag)| *to = tag);
         let tag_count = if matches!(self, Self::TooManyTags) { 3 } else { self.tags().len() as u16 };
-        NextHop { ifindex, mtu, tag_count, destination_mac, source_mac, tags }
+        NextHop { ifindex, mtu, tag_count, destination_mac, source_mac, tags, reserved: 0 }
     }
 }
 
@@ -235,7 +239,8 @@ impl Hosts {
 }
 
 /// An entry of `SESSIONS`.
-fn session(
+pub fn session(
+    index: u32,
     source: SocketAddr,
     local_in: SocketAddr,
     local_out: SocketAddr,
@@ -270,7 +275,7 @@ fn session(
         next_hop: hop as u16,
         local_in: key(local_in),
         local_out: key(local_out),
-        reserved: 0,
+        index,
     }
 }
 
@@ -291,16 +296,19 @@ pub struct Ran {
 /// A relay of its own: nothing of it is pinned or attached, so tests can run side by side.
 pub struct Relay {
     ebpf: Ebpf,
+    sessions: Sessions,
+    /// Those that are open.
+    indices: Vec<u32>,
     events: RingBuf<MapData>,
 }
 
 impl Relay {
     /// Loads the program and fills its maps for [`FAMILIES`].
     pub fn new() -> Self {
-        let config = Config { port_be: PORT.to_be_bytes(), reserved: [0; 6] };
+        let config = constants(PORT, DIRECTIONS);
         let mut ebpf = EbpfLoader::new()
             .override_global(tables::CONFIG, &config, true)
-            .map_max_entries(tables::SESSIONS, 64)
+            .map_max_entries(tables::SESSIONS, tables::slots(DIRECTIONS))
             .map_max_entries(tables::LEDGER, 64)
             .map_max_entries(tables::PENDING, 64)
             .map_max_entries(tables::ENDPOINTS, 64)
@@ -310,10 +318,11 @@ impl Relay {
         let program: &mut Xdp = ebpf.program_mut("wgrelay").unwrap().try_into().unwrap();
         program.load().unwrap();
         let events = RingBuf::try_from(ebpf.take_map(tables::EVENTS).unwrap()).unwrap();
-        let mut this = Self { ebpf, events };
-        for (id, local) in (0..).zip(LOCALS) {
-            this.locals().set(id, Address::from(local.ip()), 0).unwrap();
-        }
+        let sessions = Sessions::take(&mut ebpf, DIRECTIONS);
+        let mut this = Self { ebpf, sessions, indices: Vec::new(), events };
+        let mut locals = [Address::UNSPECIFIED; LOCALS_MAX as usize];
+        locals.iter_mut().zip(LOCALS).for_each(|(address, local)| *address = local.ip().into());
+        this.locals().set(0, Locals(locals), 0).unwrap();
         for hop in Hop::ALL {
             this.next_hop(hop, hop.entry());
         }
@@ -321,11 +330,11 @@ impl Relay {
         for hosts in FAMILIES {
             let (other, Hosts { relay, relay_too, alice, bob, .. }) = (hosts.other(), hosts);
             for hop in Hop::ALL {
-                this.open(hosts.session(hop), session(alice, relay, relay, bob, hop));
-                let to_other = session(alice, relay, other.relay, other.bob, hop);
-                this.open(hosts.session_to(&other, hop), to_other);
+                this.open(&session(hosts.session(hop), alice, relay, relay, bob, hop));
+                let index = hosts.session_to(&other, hop);
+                this.open(&session(index, alice, relay, other.relay, other.bob, hop));
             }
-            this.open(hosts.session_by_relay_too(), session(alice, relay, relay_too, bob, Hop::Back));
+            this.open(&session(hosts.session_by_relay_too(), alice, relay, relay_too, bob, Hop::Back));
             this.pending().insert(hosts.pending(), Endpoint::from(bob), 0).unwrap();
             this.endpoints().insert(Endpoint::from(alice), 1, 0).unwrap();
         }
@@ -428,21 +437,16 @@ impl Relay {
     }
 
     fn sessions(&self) -> Vec<(u32, Counter)> {
-        let sessions: HashMap<_, u32, Session> = self.ebpf.map(tables::SESSIONS).unwrap().try_into().unwrap();
-        let mut all: Vec<_> = sessions
-            .iter()
-            .map(|entry| {
-                entry.map(|(index, s)| (index, Counter { packets: s.packets, bytes: s.bytes })).unwrap()
-            })
-            .collect();
-        all.sort_by_key(|&(index, _)| index);
-        all
+        let read = |&index: &u32| {
+            let Session { packets, bytes, .. } = self.sessions.get(index).unwrap().unwrap();
+            (index, Counter { packets, bytes })
+        };
+        self.indices.iter().map(read).collect()
     }
 
-    pub fn open(&mut self, index: u32, session: Session) {
-        let mut sessions: HashMap<_, u32, Session> =
-            self.ebpf.map_mut(tables::SESSIONS).unwrap().try_into().unwrap();
-        sessions.insert(index, session, 0).unwrap();
+    pub fn open(&mut self, session: &Session) {
+        self.sessions.insert(session).unwrap();
+        self.indices.push(session.index);
     }
 
     pub fn next_hop(&mut self, hop: Hop, entry: NextHop) {
@@ -478,7 +482,7 @@ impl Relay {
         hints.set(key, times, 0).unwrap();
     }
 
-    fn locals(&mut self) -> Array<&mut MapData, Address> {
+    fn locals(&mut self) -> Array<&mut MapData, Locals> {
         self.ebpf.map_mut(tables::LOCALS).unwrap().try_into().unwrap()
     }
 
