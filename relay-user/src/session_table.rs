@@ -13,7 +13,7 @@
 //! others were, so that no reader that finds it can have read the others before.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     sync::atomic::Ordering::{Relaxed, Release},
 };
 
@@ -44,12 +44,16 @@ pub struct SessionTable<Owner> {
     seed: u64,
     /// Where each session stands, and whose it is.
     sessions: HashMap<u32, (u32, Owner)>,
-    retired: HashMap<u32, Retired<Owner>>,
+    /// In the order of their periods.
+    retired: VecDeque<Retired<Owner>>,
+    /// Which slots those are.
+    quarantined: HashSet<u32>,
     grace: Grace,
 }
 
 /// A slot that programs may still be in.
 struct Retired<Owner> {
+    at: u32,
     until: Period,
     owner: Owner,
     /// What its counters said when it was retired.
@@ -71,7 +75,14 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
                 twice.push(index);
             }
         }
-        let mut this = Self { slots, seed, sessions, retired: HashMap::new(), grace: Grace::new()? };
+        let mut this = Self {
+            slots,
+            seed,
+            sessions,
+            retired: VecDeque::new(),
+            quarantined: HashSet::new(),
+            grace: Grace::new()?,
+        };
         // An earlier run ended in the middle of a move: either is right, and one is enough.
         for at in 0..if twice.is_empty() { 0 } else { this.slots.len() } {
             let Session { index, .. } = this.slots.read(at);
@@ -101,14 +112,14 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
             self.sessions.insert(session.index, (at, owner));
             return Ok(());
         }
-        let at = self.free_slot(session.index).ok_or(NoRoom)?;
+        let at = old.map(|o| o.0).or_else(|| self.free_slot(session.index)).ok_or(NoRoom)?;
         self.slots.write(at, &session, 0..LAST);
         if cfg!(not(target_arch = "x86_64")) && grace::wait().is_err() {
             return Err(NoRoom);
         }
         self.slots.words(at)[LAST].store(word(&session, LAST), Release);
         self.sessions.insert(session.index, (at, owner));
-        if let Some((at, owner)) = old {
+        if let Some((at, owner)) = old.filter(|o| o.0 != at) {
             self.retire(at, owner);
         }
         Ok(())
@@ -135,14 +146,13 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
 
     /// Frees retired slots that no program is in any more, and tells what passed through them after they were retired.
     pub fn settle(&mut self) -> Vec<(Owner, Traffic)> {
-        let over: Vec<u32> =
-            self.retired.iter().filter(|(_, r)| self.grace.is_over(r.until)).map(|(at, _)| *at).collect();
         let mut late = Vec::new();
-        for at in over {
+        while let Some(Retired { at, owner, counted, .. }) =
+            self.retired.pop_front_if(|retired| self.grace.is_over(retired.until))
+        {
+            self.quarantined.remove(&at);
             let now = self.counted(at);
-            if let Some(Retired { owner, counted, .. }) = self.retired.remove(&at)
-                && now != counted
-            {
+            if now != counted {
                 let (packets, bytes) = (now.packets - counted.packets, now.bytes - counted.bytes);
                 late.push((owner, Traffic { packets, bytes }));
             }
@@ -158,12 +168,13 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
     fn free_slot(&self, index: u32) -> Option<u32> {
         let home = home(index, self.seed, self.homes());
         (home..home + WINDOW)
-            .find(|at| self.slots.words(*at)[LAST].load(Relaxed) == 0 && !self.retired.contains_key(at))
+            .find(|at| self.slots.words(*at)[LAST].load(Relaxed) == 0 && !self.quarantined.contains(at))
     }
 
     fn retire(&mut self, at: u32, owner: Owner) {
         self.slots.words(at)[LAST].store(0, Release);
-        let retired = Retired { until: self.grace.next(), owner, counted: self.counted(at) };
-        self.retired.insert(at, retired);
+        let counted = self.counted(at);
+        self.retired.push_back(Retired { at, until: self.grace.next(), owner, counted });
+        self.quarantined.insert(at);
     }
 }

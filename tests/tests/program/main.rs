@@ -15,6 +15,7 @@ mod generic;
 mod lengths;
 mod namespace;
 mod passed;
+mod race;
 mod reasons;
 mod relay;
 mod slow_path;
