@@ -16,9 +16,19 @@ use crate::{
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// Builds the XDP program and puts it at `target/bpf/relay-ebpf.o` of the workspace, wherever cargo builds the rest:
-/// there `relay-user/build.rs` looks for it. A file with the same bytes is left alone, so that nothing is built again.
+/// Builds the relay's XDP program and puts it at `target/bpf/relay-ebpf.o` of the workspace: there `relay-user/build.rs`
+/// looks for it.
 pub fn object(workspace: &Path, tools: &Tools) -> Result<PathBuf> {
+    bpf(workspace, tools, "relay-ebpf", "relay-ebpf")
+}
+
+/// Builds the benchmark's XDP programs and puts them at `target/bpf/bench-ebpf.o` of the workspace.
+pub fn bench_object(workspace: &Path, tools: &Tools) -> Result<PathBuf> {
+    bpf(workspace, tools, "relay-bench-ebpf", "bench-ebpf")
+}
+
+/// Builds a BPF binary of a package of the workspace, and puts it into `target/bpf` there, wherever cargo builds the rest. A file with the same bytes is left alone, so that nothing is built again.
+fn bpf(workspace: &Path, tools: &Tools, package: &str, binary: &str) -> Result<PathBuf> {
     // A directory of its own, else this build and the host's would throw away each other's artifacts.
     let directory = workspace.join("target/bpf-build");
     let mut command = Command::new(&tools.toolchain.cargo);
@@ -28,11 +38,11 @@ pub fn object(workspace: &Path, tools: &Tools) -> Result<PathBuf> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&tools.linker))
         .env("CARGO_TARGET_DIR", &directory)
-        .args(["build", "--quiet", "--release", "--package", "relay-ebpf", "--bin", "relay-ebpf"])
+        .args(["build", "--quiet", "--release", "--package", package, "--bin", binary])
         .args(["-Z", "build-std=core", "--target", TARGET]);
-    run(&mut command).context("build the XDP program")?;
-    let built = directory.join(TARGET).join("release/relay-ebpf");
-    let object = workspace.join("target/bpf/relay-ebpf.o");
+    run(&mut command).with_context(|| format!("build the XDP program {binary}"))?;
+    let built = directory.join(TARGET).join("release").join(binary);
+    let object = workspace.join("target/bpf").join(binary).with_extension("o");
     update(&built, &object).with_context(|| format!("copy {} to {}", built.display(), object.display()))?;
     Ok(object)
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that is done with this repository and is not `cargo` itself.
 
+mod bench;
 mod build;
 mod fuzz;
 mod fuzz_user;
@@ -78,6 +79,10 @@ enum Task {
     /// Prints the seed, every disagreement as a fixture to keep, how often each reason was reached, and the speed. Fails
     /// on a disagreement, and (from 100,000 frames) on a reason that was not reached. Needs root, attaches nothing.
     Fuzz(fuzz::Arguments),
+    /// Measure the relay and what it is compared with, side by side in one run
+    ///
+    /// docs/benchmarks.md says what is measured and how. Needs root, and touches nothing outside of its own namespaces.
+    Bench(bench::Arguments),
     /// Run every tier of tests and show how long each took
     ///
     /// host: unit tests of all crates, no privileges; fuzz: what userspace reads from outside, by libFuzzer, no
@@ -140,6 +145,7 @@ fn perform(task: Task) -> Result<()> {
             process::replace(demo.args(json.then_some("--json")))
         }
         Task::Fuzz(arguments) => process::replace(&mut fuzz::command(&workspace, &arguments)?),
+        Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),
         Task::Test { tier } => {
             let tiers = tier.map_or(test::Tier::ALL.to_vec(), |tier| vec![tier]);
             test::run_tiers(&workspace, &tiers)

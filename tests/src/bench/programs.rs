@@ -1,0 +1,201 @@
+//! What a run of a program costs, without what is around it.
+
+use anyhow::{Result, ensure};
+use aya::programs::ProgramFd;
+use serde::Serialize;
+
+use super::{
+    Effort,
+    driver::{Driver, Ran},
+    relay::Relay,
+    stats::{Ratio, Samples, interleave},
+    traffic::{Family, Fate, Macs, Scenario, Traffic, Visits},
+};
+
+/// A verdict (include/uapi/linux/bpf.h).
+const XDP_TX: u32 = 3;
+/// The loopback device, by which a test run's frames come in.
+const LOOPBACK: u32 = 1;
+const MACS: Macs = Macs { source: [2, 0, 0, 0, 0, 1], destination: [2, 0, 0, 0, 0, 2] };
+/// What is subtracted from the others.
+const EMPTY: usize = 0;
+/// What the others are compared with.
+const REFLECT: usize = 1;
+const REFLMISS: usize = 2;
+
+/// What one program costs in one scenario. All times are ns for a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The program. `reflect again` is the A/A control.
+    pub contender: &'static str,
+    /// What it was given.
+    pub scenario: Scenario,
+    /// Median of batches, median of rounds, with the harness.
+    pub gross: f64,
+    /// 10th percentile of batches, median of rounds, with the harness.
+    pub gross_fast: f64,
+    /// `gross` without the harness.
+    pub net: f64,
+    /// Smallest and largest of the rounds' `net`.
+    pub net_range: (f64, f64),
+    /// `gross_fast` without the harness.
+    pub net_fast: f64,
+    /// `net_fast` over that of `reflect`.
+    pub to_reflect: Ratio,
+    /// `net` over that of `reflmiss`.
+    pub to_reflmiss: Ratio,
+}
+
+/// A program under test, with what was measured so far.
+struct Contender {
+    name: &'static str,
+    program: ProgramFd,
+    fate: Option<Fate>,
+    median: Samples,
+    fast: Samples,
+    batches: u64,
+}
+
+/// The scenarios: one factor at a time.
+fn scenarios(effort: Effort) -> Vec<Scenario> {
+    use Family::{V4, V6};
+    let centre = Scenario::CENTRE;
+    let mut all = vec![centre];
+    let sizes: &[usize] = if effort == Effort::Short { &[1_420] } else { &[64, 512, 1_420] };
+    all.extend(sizes.iter().map(|&payload| Scenario { payload, ..centre }));
+    let sessions: &[u32] = if effort == Effort::Short { &[1_000_000] } else { &[1, 100_000, 1_000_000] };
+    all.extend(sessions.iter().map(|&sessions| Scenario { sessions, ..centre }));
+    let zipf: &[u32] = if effort == Effort::Short { &[] } else { &[1_000, 100_000, 1_000_000] };
+    all.extend(zipf.iter().map(|&sessions| Scenario { sessions, visits: Visits::Zipf, ..centre }));
+    all.extend([(V6, V6), (V4, V6), (V6, V4)].map(|(from, to)| Scenario { from, to, ..centre }));
+    all
+}
+
+/// Measures all scenarios. `object` is the benchmark's BPF object file.
+pub fn run(object: &[u8], effort: Effort, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for scenario in scenarios(effort) {
+        progress(&format!("programs: {scenario}"));
+        rows.extend(measure(object, scenario, effort)?);
+    }
+    Ok(rows)
+}
+
+fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>> {
+    let traffic = Traffic { scenario, macs: MACS };
+    let mut driver = Driver::load(object, &traffic)?;
+    let mut relay = Relay::load(&traffic, LOOPBACK)?;
+    let mut contenders = Vec::new();
+    for (name, program, fate) in [
+        ("empty", driver.own("empty")?, None),
+        ("reflect", driver.own("reflect")?, Some(Fate::Reflected)),
+        ("reflmiss", driver.own("reflmiss")?, Some(Fate::Reflected)),
+        ("wgrelay", relay.program()?.fd()?.try_clone()?, Some(Fate::Relayed)),
+        ("reflect again", driver.own("reflect")?, Some(Fate::Reflected)),
+    ] {
+        let (median, fast) = (Samples::default(), Samples::default());
+        contenders.push(Contender { name, program, fate, median, fast, batches: 0 });
+    }
+    let centre = scenario == Scenario::CENTRE || scenario.sessions == 1_000_000;
+    let (rounds, call_ns) = match (effort, centre) {
+        (Effort::Short, _) => (10, 25e6),
+        (Effort::Full, true) => (40, 250e6),
+        (Effort::Full, false) => (20, 60e6),
+    };
+    for contender in &mut contenders {
+        check(&mut driver, &traffic, contender)?;
+        let cost = driver.time(50)?.median();
+        contender.batches = (call_ns / cost / relay_bench_ebpf::BATCH as f64) as u64;
+    }
+    let measure = |contender: &mut Contender| {
+        driver.call(&contender.program)?;
+        let forwarded = relay.forwarded()?;
+        let batches = driver.time(contender.batches)?;
+        let forwarded = relay.forwarded()? - forwarded;
+        let expected = if contender.fate == Some(Fate::Relayed) { driver.runs() } else { 0 };
+        ensure!(forwarded == expected, "{}: {forwarded} of {expected} forwarded", contender.name);
+        contender.median.values.push(batches.median());
+        contender.fast.values.push(batches.quantile(0.1));
+        Ok(batches.median())
+    };
+    interleave(&mut contenders, rounds, measure, |_| {})?;
+    Ok(rows(scenario, &contenders))
+}
+
+/// Looks at what the program does with the frames of the first flows: a contender that does nothing would be fast.
+fn check(driver: &mut Driver, traffic: &Traffic, contender: &Contender) -> Result<()> {
+    let order = traffic.order();
+    driver.call(&contender.program)?;
+    for (number, &session) in (0..200).zip(order.iter().cycle()) {
+        let expected = match contender.fate {
+            None => traffic.sent(session, number),
+            Some(fate) => traffic.returned(session, number, fate),
+        };
+        let Ran { verdict, frame } = driver.once()?;
+        ensure!(
+            verdict == XDP_TX && frame == expected,
+            "{} does not do its work ({}, frame {number}): verdict {verdict}, {frame:02x?} instead of {expected:02x?}",
+            contender.name,
+            traffic.scenario
+        );
+    }
+    Ok(())
+}
+
+fn rows(scenario: Scenario, contenders: &[Contender]) -> Vec<Row> {
+    let less = |of: &Samples, empty: &Samples| Samples {
+        values: of.values.iter().zip(&empty.values).map(|(of, empty)| of - empty).collect(),
+    };
+    let empty = &contenders[EMPTY];
+    let net = |contender: &Contender| less(&contender.median, &empty.median);
+    let net_fast = |contender: &Contender| less(&contender.fast, &empty.fast);
+    let (reflect, reflmiss) = (net_fast(&contenders[REFLECT]), net(&contenders[REFLMISS]));
+    let row = |contender: &Contender| {
+        let (net, net_fast) = (net(contender), net_fast(contender));
+        Row {
+            contender: contender.name,
+            scenario,
+            gross: contender.median.median(),
+            gross_fast: contender.fast.median(),
+            net: net.median(),
+            net_range: (net.min(), net.max()),
+            net_fast: net_fast.median(),
+            to_reflect: net_fast.ratio(&reflect),
+            to_reflmiss: net.ratio(&reflmiss),
+        }
+    };
+    contenders.iter().map(row).collect()
+}
+
+/// The rows as text.
+pub fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let mut before = None;
+    for row in rows {
+        if before.replace(row.scenario) != Some(row.scenario) {
+            text += &format!(
+                "\n{:<34} {:>8} {:>8} {:>17} {:>8} {:>19} {:>19}\n",
+                row.scenario.to_string(),
+                "gross",
+                "net",
+                "min … max",
+                "net fast",
+                "fast / reflect",
+                "net / reflmiss"
+            );
+        }
+        let ratio = |Ratio { median, low, high }| format!("{median:.2} ({low:.2}–{high:.2})");
+        let (min, max) = row.net_range;
+        text += &format!(
+            "  {:<32} {:>8.1} {:>8.1} {:>17} {:>8.1} {:>19} {:>19}\n",
+            row.contender,
+            row.gross,
+            row.net,
+            format!("{min:.1} … {max:.1}"),
+            row.net_fast,
+            ratio(row.to_reflect),
+            ratio(row.to_reflmiss)
+        );
+    }
+    text
+}

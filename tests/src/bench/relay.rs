@@ -1,0 +1,91 @@
+//! The relay's program with its tables, as the benchmark uses it.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, PerCpuArray, xdp::DevMapHash},
+    programs::Xdp,
+};
+use relay_ebpf::{
+    reason::{Family, Reason, counter_index},
+    tables::{self, Address, Config, Counter, NextHop, Session},
+};
+use relay_user::forwarding::{Locals, directions};
+
+use super::traffic::{Macs, PORT, RELAY_V4, RELAY_V6, Traffic};
+
+/// The loaded program. Nothing of it is pinned.
+pub struct Relay {
+    ebpf: Ebpf,
+}
+
+impl Relay {
+    /// Loads the program and fills its tables with all sessions of the traffic. What it sends leaves by the interface
+    /// with this index.
+    pub fn load(traffic: &Traffic, ifindex: u32) -> Result<Self> {
+        let config = Config { port_be: PORT.to_be_bytes(), reserved: [0; 6] };
+        let sessions = traffic.scenario.sessions.max(64);
+        let mut loader = EbpfLoader::new();
+        loader.override_global(tables::CONFIG, &config, true).map_max_entries(tables::SESSIONS, sessions);
+        let object = relay_user::object::object()?;
+        let mut ebpf = loader.load(object).context("load the relay's program (root is needed)")?;
+        xdp(&mut ebpf)?.load().context("verify the relay's program")?;
+        let mut this = Self { ebpf };
+        this.fill(traffic, ifindex)?;
+        Ok(this)
+    }
+
+    /// Writes the tables as the relay's engine would.
+    fn fill(&mut self, traffic: &Traffic, ifindex: u32) -> Result<()> {
+        const NEXT_HOP: u16 = 1;
+        let locals = Locals::assign(&[], &[IpAddr::from(RELAY_V4), IpAddr::from(RELAY_V6)]);
+        let mut map: Array<_, Address> = self.map(tables::LOCALS)?.try_into()?;
+        (0..).zip(locals.table()).try_for_each(|(key, local)| map.set(key, local, 0))?;
+        let Macs { source: source_mac, destination: destination_mac } = traffic.macs.swapped();
+        let hop = NextHop { ifindex, mtu: 1_500, tag_count: 0, destination_mac, source_mac, tags: [[0; 4]; 2] };
+        let mut map: Array<_, NextHop> = self.map(tables::NEXT_HOPS)?.try_into()?;
+        map.set(NEXT_HOP.into(), hop, 0)?;
+        let mut map: DevMapHash<_> = self.map(tables::TX_PORTS)?.try_into()?;
+        map.insert(ifindex, ifindex, None, 0).context("name the egress device")?;
+        let mut map: HashMap<_, u32, Session> = self.map(tables::SESSIONS)?.try_into()?;
+        for number in 0..traffic.scenario.sessions {
+            let session = traffic.session(number);
+            let both = directions(&session, &locals, PORT, |_| NEXT_HOP).expect("the addresses are the relay's");
+            map.insert(both[0].index, both[0].entry, 0).context("fill SESSIONS")?;
+        }
+        Ok(())
+    }
+
+    /// The program.
+    pub fn program(&mut self) -> Result<&mut Xdp> {
+        xdp(&mut self.ebpf)
+    }
+
+    /// How many packets it has sent on so far.
+    pub fn forwarded(&mut self) -> Result<u64> {
+        let counters: PerCpuArray<_, Counter> = self.map(tables::COUNTERS)?.try_into()?;
+        let mut packets = 0;
+        for reason in [Reason::ForwardedTx, Reason::ForwardedRedirect] {
+            for &family in Family::ALL {
+                let cpus = counters.get(&counter_index(reason, family), 0)?;
+                packets += cpus.iter().map(|cpu| cpu.packets).sum::<u64>();
+            }
+        }
+        Ok(packets)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    Ok(ebpf.program_mut("wgrelay").context("no program `wgrelay`")?.try_into()?)
+}
+
+/// How many cache lines the session table has, about: `reflmiss` reads an array of so many.
+pub fn lines(sessions: u32) -> u32 {
+    (sessions * 2).next_power_of_two()
+}

@@ -1,0 +1,59 @@
+//! `cargo xtask bench`: the relay and what it is compared with, side by side.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use relay_tests::bench::{Effort, pin_to_a_cpu, programs};
+
+/// Measure the relay and what it is compared with.
+///
+/// Needs root. Touches nothing outside of its own namespaces.
+#[derive(Parser)]
+struct Arguments {
+    /// The benchmark's BPF object file
+    #[arg(long)]
+    programs: PathBuf,
+    /// Under two minutes
+    #[arg(long)]
+    short: bool,
+    /// Print the result as one JSON object, as the last line
+    #[arg(long)]
+    json: bool,
+    /// Only this part; may be given several times
+    #[arg(long)]
+    only: Vec<Part>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// What a run of a program costs
+    Programs,
+}
+
+fn main() -> ExitCode {
+    match perform(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(arguments: &Arguments) -> Result<()> {
+    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let effort = if arguments.short { Effort::Short } else { Effort::Full };
+    let object = std::fs::read(&arguments.programs)
+        .with_context(|| format!("read {}: run `cargo xtask bench`, which builds it", arguments.programs.display()))?;
+    pin_to_a_cpu()?;
+    if wanted(Part::Programs) {
+        let rows = programs::run(&object, effort, |text| eprintln!("{text}"))?;
+        println!("{}", programs::table(&rows));
+        if arguments.json {
+            println!("{}", serde_json::to_string(&rows)?);
+        }
+    }
+    Ok(())
+}
