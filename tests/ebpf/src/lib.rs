@@ -93,10 +93,7 @@ impl Flow {
     ) -> Self {
         let ([a, b, c, d], [e, f], [g, h]) = (address, port, udp_checksum);
         let ([i, j], [k, l, m, n]) = (ip_checksum, index);
-        Self([
-            u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_le_bytes([i, j, 0, 0, k, l, m, n]),
-        ])
+        Self([u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, 0, 0, k, l, m, n])])
     }
 }
 

@@ -2,19 +2,24 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, Map, PerCpuArray, xdp::DevMapHash},
     programs::Xdp,
 };
 use relay_ebpf::{
     reason::{Family, Reason, counter_index},
-    tables::{self, Address, Config, Counter, NextHop, Session},
+    tables::{self, Address, Counter, LOCALS_MAX, Locals as LocalsEntry, NextHop},
 };
-use relay_user::forwarding::{Locals, directions};
+use relay_user::{
+    forwarding::{Locals, directions},
+    next_hops::NOWHERE,
+    session_table::SessionTable,
+};
 
 use super::traffic::{Macs, PORT, RELAY_V4, RELAY_V6, Traffic};
+use crate::sessions::{SEED, constants};
 
 /// The loaded program. Nothing of it is pinned.
 pub struct Relay {
@@ -25,10 +30,12 @@ impl Relay {
     /// Loads the program and fills its tables with all sessions of the traffic. What it sends leaves by the interface
     /// with this index.
     pub fn load(traffic: &Traffic, ifindex: u32) -> Result<Self> {
-        let config = Config { port_be: PORT.to_be_bytes(), reserved: [0; 6] };
-        let sessions = traffic.scenario.sessions.max(64);
+        let directions = traffic.scenario.sessions.max(tables::SESSIONS_DEFAULT);
+        let config = constants(PORT, directions);
         let mut loader = EbpfLoader::new();
-        loader.override_global(tables::CONFIG, &config, true).map_max_entries(tables::SESSIONS, sessions);
+        loader
+            .override_global(tables::CONFIG, &config, true)
+            .map_max_entries(tables::SESSIONS, tables::slots(directions));
         let object = relay_user::object::object()?;
         let mut ebpf = loader.load(object).context("load the relay's program (root is needed)")?;
         xdp(&mut ebpf)?.load().context("verify the relay's program")?;
@@ -40,20 +47,25 @@ impl Relay {
     /// Writes the tables as the relay's engine would.
     fn fill(&mut self, traffic: &Traffic, ifindex: u32) -> Result<()> {
         const NEXT_HOP: u16 = 1;
-        let locals = Locals::assign(&[], &[IpAddr::from(RELAY_V4), IpAddr::from(RELAY_V6)]);
-        let mut map: Array<_, Address> = self.map(tables::LOCALS)?.try_into()?;
-        (0..).zip(locals.table()).try_for_each(|(key, local)| map.set(key, local, 0))?;
+        let none = LocalsEntry([Address::UNSPECIFIED; LOCALS_MAX as usize]);
+        let locals = Locals::assign(&none, &[IpAddr::from(RELAY_V4), IpAddr::from(RELAY_V6)]);
+        let mut map: Array<_, LocalsEntry> = self.map(tables::LOCALS)?.try_into()?;
+        map.set(0, locals.table(), 0)?;
         let Macs { source: source_mac, destination: destination_mac } = traffic.macs.swapped();
-        let hop = NextHop { ifindex, mtu: 1_500, tag_count: 0, destination_mac, source_mac, tags: [[0; 4]; 2] };
+        let hop = NextHop { ifindex, mtu: 1_500, destination_mac, source_mac, ..NOWHERE };
         let mut map: Array<_, NextHop> = self.map(tables::NEXT_HOPS)?.try_into()?;
         map.set(NEXT_HOP.into(), hop, 0)?;
         let mut map: DevMapHash<_> = self.map(tables::TX_PORTS)?.try_into()?;
         map.insert(ifindex, ifindex, None, 0).context("name the egress device")?;
-        let mut map: HashMap<_, u32, Session> = self.map(tables::SESSIONS)?.try_into()?;
+        let Some(Map::Array(map)) = self.ebpf.take_map(tables::SESSIONS) else {
+            bail!("SESSIONS is no array");
+        };
+        let mut table = SessionTable::new(&map, SEED)?;
         for number in 0..traffic.scenario.sessions {
             let session = traffic.session(number);
-            let both = directions(&session, &locals, PORT, |_| NEXT_HOP).expect("the addresses are the relay's");
-            map.insert(both[0].index, both[0].entry, 0).context("fill SESSIONS")?;
+            let (both, _) =
+                directions(&session, &locals, PORT, |_| NEXT_HOP).expect("the addresses are the relay's");
+            table.insert(&both[0], ()).context("fill SESSIONS")?;
         }
         Ok(())
     }
@@ -85,7 +97,7 @@ fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(ebpf.program_mut("wgrelay").context("no program `wgrelay`")?.try_into()?)
 }
 
-/// How many cache lines the session table has, about: `reflmiss` reads an array of so many.
+/// How many cache lines the session table has: `reflmiss` reads an array of so many.
 pub fn lines(sessions: u32) -> u32 {
-    (sessions * 2).next_power_of_two()
+    tables::slots(sessions.max(tables::SESSIONS_DEFAULT))
 }

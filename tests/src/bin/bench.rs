@@ -45,8 +45,9 @@ fn main() -> ExitCode {
 fn perform(arguments: &Arguments) -> Result<()> {
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let effort = if arguments.short { Effort::Short } else { Effort::Full };
-    let object = std::fs::read(&arguments.programs)
-        .with_context(|| format!("read {}: run `cargo xtask bench`, which builds it", arguments.programs.display()))?;
+    let object = std::fs::read(&arguments.programs).with_context(|| {
+        format!("read {}: run `cargo xtask bench`, which builds it", arguments.programs.display())
+    })?;
     pin_to_a_cpu()?;
     if wanted(Part::Programs) {
         let rows = programs::run(&object, effort, |text| eprintln!("{text}"))?;
