@@ -14,7 +14,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::atomic::Ordering::{Relaxed, Release},
+    sync::atomic::Ordering::{Relaxed, Release, SeqCst},
 };
 
 use anyhow::{Context as _, Result};
@@ -112,14 +112,14 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
             self.sessions.insert(session.index, (at, owner));
             return Ok(());
         }
-        let at = old.map(|o| o.0).or_else(|| self.free_slot(session.index)).ok_or(NoRoom)?;
+        let at = self.free_slot(session.index).ok_or(NoRoom)?;
         self.slots.write(at, &session, 0..LAST);
         if cfg!(not(target_arch = "x86_64")) && grace::wait().is_err() {
             return Err(NoRoom);
         }
         self.slots.words(at)[LAST].store(word(&session, LAST), Release);
         self.sessions.insert(session.index, (at, owner));
-        if let Some((at, owner)) = old.filter(|o| o.0 != at) {
+        if let Some((at, owner)) = old {
             self.retire(at, owner);
         }
         Ok(())
@@ -172,7 +172,8 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
     }
 
     fn retire(&mut self, at: u32, owner: Owner) {
-        self.slots.words(at)[LAST].store(0, Release);
+        // It must be seen before the period is chosen: SeqCst, here and there.
+        self.slots.words(at)[LAST].swap(0, SeqCst);
         let counted = self.counted(at);
         self.retired.push_back(Retired { at, until: self.grace.next(), owner, counted });
         self.quarantined.insert(at);

@@ -37,7 +37,7 @@ const SESSIONS: u32 = 16;
 /// Places that each of them may be at, no two at the same.
 const PLACES: u32 = 400;
 /// Moves that the writer makes.
-const MOVES: u64 = 5_000;
+const MOVES: u64 = 30_000;
 /// Packets that are run while it does, at least.
 const PACKETS: u64 = 50_000;
 const NEXT_HOPS: u16 = 8;
