@@ -96,10 +96,15 @@ impl Directory {
         configured.retain(|&endpoint, _| usable(endpoint));
         let refused = given - configured.len();
 
-        self.learned
-            .retain(|&id, endpoint| is_relayed_here(&members, id) && !configured.contains_key(endpoint));
+        let before = self.learned.len();
+        // In the members' order: that is far fewer cache misses than to look up each of those learned.
+        self.learned = (members.iter().filter(|(_, member)| member.place == Place::Relayed))
+            .filter_map(|(id, _)| Some((id, *self.learned.get(&id)?)))
+            .filter(|(_, endpoint)| !configured.contains_key(endpoint))
+            .collect();
         let learned = &self.learned;
         self.sources.retain(|endpoint, source| match &mut source.owner {
+            Owner::Learned(_) if learned.len() == before => true,
             Owner::Learned(claimants) => {
                 claimants.retain(|id| learned.get(id) == Some(endpoint));
                 !claimants.is_empty()

@@ -120,7 +120,8 @@ impl Part {
 /// Work that is compiled for every kernel.
 trait Job {
     type Output;
-    /// Has to be inlined, with all that it calls, so that it is compiled for the kernel that runs it.
+    /// Has to be inlined, with all that it calls, so that it is compiled for the kernel that runs it. A closure that it
+    /// hands to an iterator is not.
     fn run(self) -> Self::Output;
 }
 
@@ -145,8 +146,9 @@ impl Job for Search<'_> {
             for (lane, differs) in differs.iter_mut().enumerate() {
                 *differs = (0..4).fold(0, |differs, word| differs | (states[word][lane] ^ self.mac1[word]));
             }
-            if let Some(lane) = differs.iter().position(|&differs| differs == 0) {
-                return Some(n * LANES + lane);
+            // Over all lanes at once; which one, only if there is one.
+            if differs.contains(&0) {
+                return differs.iter().position(|&differs| differs == 0).map(|lane| n * LANES + lane);
             }
         }
         None
@@ -163,13 +165,14 @@ impl Job for Derive<'_> {
 
     #[inline(always)]
     fn run(self) -> Vec<States> {
-        let derive = |labelled: &Words| {
+        let mut states = Vec::with_capacity(self.labelled.len());
+        for labelled in self.labelled {
             let key = compress(&initial(32, 0), labelled, 8 + 32, true);
             let mut block = [[0; LANES]; 16];
             block[..8].copy_from_slice(&key);
-            compress(&initial(MAC_LEN as u32, 32), &block, BLOCK as u32, false)
-        };
-        self.labelled.iter().map(derive).collect()
+            states.push(compress(&initial(MAC_LEN as u32, 32), &block, BLOCK as u32, false));
+        }
+        states
     }
 }
 
@@ -185,7 +188,6 @@ fn initial(length: u32, key: u32) -> States {
 fn compress(states: &States, words: &Words, hashed: u32, last: bool) -> States {
     let mut after = [[0; LANES]; 8];
     // LLVM makes this loop one over vectors.
-    #[expect(clippy::needless_range_loop, reason = "all arrays are indexed by it, transposed")]
     for lane in 0..LANES {
         let state: [u32; 8] = std::array::from_fn(|n| states[n][lane]);
         let words = std::array::from_fn(|n| words[n][lane]);
