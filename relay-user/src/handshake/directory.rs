@@ -7,17 +7,16 @@ use std::{
 };
 
 use super::{
-    mac::{self, MacKey},
     message::Macs,
     outcome::Outcome,
     pending::{Handshake, Origin},
+    search::{Kernel, Key, Keys, LANES},
 };
 use crate::members::{MemberId, Members, Place, Policy, PublicKey};
 
-/// How many members a host is remembered to talk to: with the relay's own key they are one batch to hash.
-const MET_BY_MEMBER: usize = 8;
-/// The same for another relay, which speaks for many hosts.
-const MET_BY_RELAY: usize = 64;
+/// How many members an endpoint is remembered to have had to do with. With the relay's own key that is few enough to be
+/// searched in microseconds, and enough for a host with many peers, each of which it talks to every two minutes.
+const MET: usize = 4 * LANES - 1;
 /// How many members may be seen at one endpoint at a time.
 const CLAIMANTS: usize = 8;
 
@@ -53,10 +52,13 @@ pub enum Recipient {
 
 /// See the module.
 pub struct Directory {
-    relay_key: MacKey,
+    kernel: Kernel,
+    relay_key: Key,
     members: Arc<Members>,
-    keys: HashMap<MemberId, MacKey>,
-    by_network: HashMap<String, Vec<MemberId>>,
+    /// The keys of all members, and whose the key at each place is.
+    keys: Keys,
+    owners: Vec<MemberId>,
+    places: HashMap<MemberId, usize>,
     learned: HashMap<MemberId, SocketAddr>,
     sources: HashMap<SocketAddr, Source>,
     version: u64,
@@ -64,12 +66,14 @@ pub struct Directory {
 
 impl Directory {
     /// A directory without members.
-    pub fn new(relay_key: &PublicKey) -> Self {
+    pub fn new(relay_key: &PublicKey, kernel: Kernel) -> Self {
         Self {
-            relay_key: MacKey::new(relay_key),
+            kernel,
+            relay_key: Keys::of(kernel, [relay_key].into_iter()).key(0),
             members: Arc::default(),
-            keys: HashMap::new(),
-            by_network: HashMap::new(),
+            keys: Keys::some(kernel, []),
+            owners: Vec::new(),
+            places: HashMap::new(),
             learned: HashMap::new(),
             sources: HashMap::new(),
             version: 0,
@@ -92,10 +96,15 @@ impl Directory {
         configured.retain(|&endpoint, _| usable(endpoint));
         let refused = given - configured.len();
 
-        self.learned
-            .retain(|&id, endpoint| is_relayed_here(&members, id) && !configured.contains_key(endpoint));
+        let before = self.learned.len();
+        // In the members' order: that is far fewer cache misses than to look up each of those learned.
+        self.learned = (members.iter().filter(|(_, member)| member.place == Place::Relayed))
+            .filter_map(|(id, _)| Some((id, *self.learned.get(&id)?)))
+            .filter(|(_, endpoint)| !configured.contains_key(endpoint))
+            .collect();
         let learned = &self.learned;
         self.sources.retain(|endpoint, source| match &mut source.owner {
+            Owner::Learned(_) if learned.len() == before => true,
             Owner::Learned(claimants) => {
                 claimants.retain(|id| learned.get(id) == Some(endpoint));
                 !claimants.is_empty()
@@ -106,13 +115,9 @@ impl Directory {
             self.sources.entry(endpoint).or_insert(Source { owner, local: None, met: Vec::new() });
         }
 
-        self.keys = members.iter().map(|(id, member)| (id, MacKey::new(&member.public_key))).collect();
-        self.by_network.clear();
-        for (id, member) in members.iter() {
-            for network in &member.networks {
-                self.by_network.entry(network.clone()).or_default().push(id);
-            }
-        }
+        self.keys = Keys::of(self.kernel, members.iter().map(|(_, member)| &member.public_key));
+        self.owners = members.iter().map(|(id, _)| id).collect();
+        self.places = self.owners.iter().copied().zip(0..).collect();
         self.members = members;
         self.version += 1;
         refused
@@ -263,11 +268,10 @@ impl Directory {
     /// Notes that a known endpoint has to do with `member`, whose key is then tried first.
     pub fn met(&mut self, endpoint: SocketAddr, member: MemberId) {
         if let Some(source) = self.sources.get_mut(&endpoint) {
-            let limit = if source.owner == Owner::Relay { MET_BY_RELAY } else { MET_BY_MEMBER };
             match source.met.iter().position(|&id| id == member) {
                 Some(at) => source.met[..=at].rotate_right(1),
                 None => {
-                    source.met.truncate(limit - 1);
+                    source.met.truncate(MET - 1);
                     source.met.insert(0, member);
                 }
             }
@@ -279,18 +283,32 @@ impl Directory {
         self.sources.get(&endpoint).into_iter().flat_map(|source| source.met.iter().copied())
     }
 
-    fn key(&self, member: MemberId) -> Option<(MemberId, &MacKey)> {
-        self.keys.get(&member).map(|key| (member, key))
+    fn key(&self, member: MemberId) -> Option<Key> {
+        self.places.get(&member).map(|&place| self.keys.key(place))
+    }
+
+    /// Whose key fits, of few.
+    fn find_among<T: Copy>(
+        &self,
+        macs: &Macs,
+        candidates: impl IntoIterator<Item = (T, Option<Key>)>,
+    ) -> Option<T> {
+        let candidates = candidates.into_iter().filter_map(|(owner, key)| Some((owner, key?)));
+        let (owners, keys): (Vec<T>, Vec<Key>) = candidates.unzip();
+        Keys::some(self.kernel, keys).find(macs).map(|place| owners[place])
+    }
+
+    /// Whose key fits, of all members.
+    fn find_among_all(&self, macs: &Macs) -> Option<MemberId> {
+        self.keys.find(macs).map(|place| self.owners[place])
     }
 
     /// Whom an initiation from `source` is for: tries the relay's own key and those of the members that the source had to
     /// do with last, and only then all.
     pub fn recipient(&self, source: SocketAddr, macs: &Macs) -> Option<Recipient> {
-        let own = std::iter::once((Recipient::Relay, &self.relay_key));
-        let met =
-            self.met_by(source).filter_map(|id| self.keys.get(&id).map(|key| (Recipient::Member(id), key)));
-        mac::find(macs, own.chain(met))
-            .or_else(|| mac::find(macs, self.keys.iter().map(|(&id, key)| (Recipient::Member(id), key))))
+        let own = std::iter::once((Recipient::Relay, Some(self.relay_key)));
+        let met = self.met_by(source).map(|id| (Recipient::Member(id), self.key(id)));
+        self.find_among(macs, own.chain(met)).or_else(|| self.find_among_all(macs).map(Recipient::Member))
     }
 
     /// Which permitted initiator a response within `handshake` is for. `None` if it is for nobody permitted;
@@ -305,21 +323,16 @@ impl Directory {
         };
         let met = self.met_by(source).filter(|_| origin == Origin::Relay);
         let likely = own.into_iter().chain(self.claimants(source).iter().copied()).chain(met);
-        if let Some(found) = mac::find(macs, likely.filter(permitted).filter_map(|id| self.key(id))) {
+        let likely = likely.filter(permitted).map(|id| (id, self.key(id)));
+        if let Some(found) = self.find_among(macs, likely) {
             return Some(Some(found));
         }
-        match (self.members.policy(), origin) {
-            (Policy::Members, Origin::Member(_)) => None,
-            (Policy::Members, Origin::Relay | Origin::Stranger) => {
-                let networks =
-                    self.members.member(recipient).map(|member| &member.networks).into_iter().flatten();
-                let peers = networks.filter_map(|network| self.by_network.get(network)).flatten().copied();
-                mac::find(macs, peers.filter(permitted).filter_map(|id| self.key(id))).map(Some)
-            }
-            (Policy::Any, _) => match mac::find(macs, self.keys.iter().map(|(&id, key)| (id, key))) {
-                Some(found) => permitted(&found).then_some(Some(found)),
-                None => Some(None),
-            },
+        if let (Policy::Members, Origin::Member(_)) = (self.members.policy(), origin) {
+            return None;
+        }
+        match self.find_among_all(macs) {
+            Some(found) => permitted(&found).then_some(Some(found)),
+            None => (self.members.policy() == Policy::Any).then_some(None),
         }
     }
 

@@ -18,6 +18,7 @@ use super::{
     message::Message,
     outcome::{Outcome, Outcomes},
     pending::{self, Origin, Pending},
+    search::Kernel,
     sessions::Sessions,
 };
 use crate::members::{MemberId, Members, PublicKey, unusable};
@@ -88,9 +89,14 @@ pub struct Tracker {
 impl Tracker {
     /// A tracker without members. `rng` makes cookie secrets and nonces, so seed it well (`StdRng::from_os_rng`).
     pub fn new(settings: Settings, rng: StdRng) -> Self {
+        Self::with_kernel(settings, rng, Kernel::default())
+    }
+
+    /// The same, searching for keys by another kernel than the fastest: to measure it.
+    pub fn with_kernel(settings: Settings, rng: StdRng, kernel: Kernel) -> Self {
         let limits = settings.limits;
         Self {
-            directory: Directory::new(&settings.public_key),
+            directory: Directory::new(&settings.public_key, kernel),
             settings,
             rng,
             cookies: Cookies::default(),

@@ -1,6 +1,7 @@
 //! The benchmark: all contenders side by side in one run. How it measures, and why so, stands in docs/benchmarks.md.
 
 pub mod driver;
+pub mod handshakes;
 pub mod programs;
 pub mod relay;
 pub mod stats;

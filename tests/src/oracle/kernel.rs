@@ -312,7 +312,11 @@ unsafe fn bpf<T>(command: libc::c_int, attributes: *mut T) -> io::Result<()> {
     }
 }
 
-fn pin_to_a_cpu() -> Result<()> {
+/// Ties this thread to the last CPU that it may run on.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn pin_to_a_cpu() -> Result<()> {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let allowed = sched_getaffinity(None)?;
     let cpu = (0..CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).context("no CPU is allowed")?;

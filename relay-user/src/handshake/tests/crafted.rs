@@ -12,7 +12,7 @@ use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use crate::{
     handshake::{
         Action, Datagram, Limits, Outcome, Session, Settings, Timestamp, Tracker, cookie,
-        mac::MacKey,
+        mac::mac1,
         message::{Mac, Message},
     },
     members::{Member, MemberId, Members, OtherRelay, Place, Policy, PublicKey},
@@ -275,7 +275,7 @@ fn crafted(
     for (at, index) in indices.iter().enumerate() {
         message[4 + 4 * at..8 + 4 * at].copy_from_slice(&index.to_le_bytes());
     }
-    let mac1 = MacKey::new(&key(recipient)).mac1(&message[..len - 32]);
+    let mac1 = mac1(&key(recipient), &message[..len - 32]);
     message[len - 32..len - 16].copy_from_slice(&mac1);
     if let Some(cookie) = cookie {
         let mac2 = match Message::parse(&message).unwrap() {

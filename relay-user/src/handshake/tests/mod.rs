@@ -10,5 +10,6 @@ mod endpoints;
 mod limits;
 mod permissions;
 mod proofs;
+mod search;
 mod torture;
 mod wire;

@@ -216,16 +216,16 @@ fn a_known_source_needs_no_search_for_whom_it_talked_to_last() {
     let mut relay =
         Relay::new(settings(), Arc::new(Members::new(key("relay"), Policy::Members, [], list).unwrap()));
     relay.learn("host0", ALICE);
-    for n in 1..=20 {
+    for n in 1..=80 {
         relay.learn(&format!("host{n}"), &format!("198.51.100.{n}:9"));
         let initiation = relay.initiation(n, &format!("host{n}"));
         assert_eq!(relay.hear(ALICE, initiation).len(), 1);
     }
     let met = relay.tracker.directory.met_by(at(ALICE)).collect::<Vec<_>>();
-    let latest: Vec<_> = (13..=20).rev().map(|n| id(&format!("host{n}"))).collect();
+    let latest: Vec<_> = (18..=80).rev().map(|n| id(&format!("host{n}"))).collect();
     assert_eq!(met, latest, "bounded, the latest first");
-    let initiation = relay.initiation(30, "host15");
+    let initiation = relay.initiation(100, "host25");
     relay.hear(ALICE, initiation);
     let met = relay.tracker.directory.met_by(at(ALICE)).collect::<Vec<_>>();
-    assert_eq!((met[0], met.len()), (id("host15"), 8), "moved to the front");
+    assert_eq!((met[0], met.len()), (id("host25"), 63), "moved to the front");
 }
