@@ -1,0 +1,90 @@
+//! A line of the result: what one contender's relaying costs.
+
+use serde::Serialize;
+
+use crate::bench::stats::{Ratio, Samples};
+
+/// A median and its extremes over the rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// The median.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl From<&Samples> for Spread {
+    fn from(samples: &Samples) -> Self {
+        Self { median: samples.median(), min: samples.min(), max: samples.max() }
+    }
+}
+
+/// One contender with one load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Who.
+    pub contender: String,
+    /// How many sessions the load had.
+    pub sessions: u32,
+    /// Bytes of UDP payload in each packet.
+    pub payload: usize,
+    /// How often it was measured.
+    pub rounds: usize,
+    /// CPU time of everything (load, cable, relay, sink), both CPUs, for one delivered packet.
+    pub ns_per_packet: Spread,
+    /// The same less `reflect`'s in the same round: what the relay itself costs.
+    pub net_ns_per_packet: Spread,
+    /// `ns_per_packet` over `reflect`'s.
+    pub to_reflect: Ratio,
+    /// Net CPU seconds for 10⁹ bits of UDP payload.
+    pub net_cpu_seconds_per_gbit: f64,
+    /// Packets delivered each second of the clock, with a load that waits for no one but its window.
+    pub packets_per_second: Spread,
+    /// Packets delivered in all rounds.
+    pub delivered: u64,
+    /// Packets that did not come back right.
+    pub lost: u64,
+}
+
+/// What was measured in the rounds.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// ns of CPU time per packet.
+    pub cost: Samples,
+    /// Delivered packets per second.
+    pub speed: Samples,
+    /// Packets delivered.
+    pub delivered: u64,
+    /// Packets lost.
+    pub lost: u64,
+}
+
+impl Row {
+    /// From measurements of a contender and of `reflect` in the same rounds.
+    pub fn new(
+        contender: &str,
+        sessions: u32,
+        payload: usize,
+        measured: &Measured,
+        reflect: &Measured,
+    ) -> Self {
+        let pairs = measured.cost.values.iter().zip(&reflect.cost.values);
+        let net = Samples { values: pairs.map(|(all, harness)| all - harness).collect() };
+        Self {
+            contender: contender.to_owned(),
+            sessions,
+            payload,
+            rounds: measured.cost.values.len(),
+            ns_per_packet: (&measured.cost).into(),
+            net_ns_per_packet: (&net).into(),
+            to_reflect: measured.cost.ratio(&reflect.cost),
+            // ns for bits are seconds for Gbit.
+            net_cpu_seconds_per_gbit: net.median() / (payload * 8) as f64,
+            packets_per_second: (&measured.speed).into(),
+            delivered: measured.delivered,
+            lost: measured.lost,
+        }
+    }
+}
