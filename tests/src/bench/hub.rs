@@ -3,14 +3,14 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use etherparse::PacketBuilder;
 
 use crate::{
     Host, Lab,
     bench::{
-        cpu::{Spinners, pinned},
+        cpu::{Spinners, Usage, pinned},
         flows::Flow,
         load::Outcome,
         peer::{Peer, message_to},
@@ -40,6 +40,8 @@ enum Who {
 /// The hub and the two peers, all in the load, and the same load reflected.
 struct Scene {
     hub: Place,
+    /// Of wireguard-go.
+    process: u32,
     _host: Host,
     hub_key: String,
     peers: [Peer; 2],
@@ -72,6 +74,7 @@ impl Scene {
         let program = reflect(&reflect_place);
         let mut this = Self {
             hub,
+            process: host.process(),
             _host: host,
             hub_key,
             peers,
@@ -94,13 +97,13 @@ impl Scene {
     }
 
     /// The load of one round; what came back is the hub's, and can be decrypted.
-    fn through_hub(&mut self, spinners: &Spinners) -> Result<(Outcome, crate::bench::cpu::Usage)> {
+    fn through_hub(&mut self, spinners: &Spinners) -> Result<(Outcome, Usage)> {
         self.prepare()?;
         let (to, length) = (self.peers[1].address, PAYLOAD);
         let mut samples: Vec<Vec<u8>> = Vec::with_capacity(self.count / SAMPLE + 1);
         let mut seen = 0;
         let (load, frames) = (&mut self.hub.load, self.frames.iter().map(Vec::as_slice));
-        let (outcome, usage) = spinners.measure(|| {
+        let (outcome, usage) = spinners.measure(&[self.process], || {
             load.run(Duration::MAX, frames, |frame| {
                 let right = message_to(to, frame).is_some_and(|m| m.len() == length && m[..4] == [4, 0, 0, 0]);
                 if right && seen % SAMPLE == 0 {
@@ -118,10 +121,10 @@ impl Scene {
         Ok((outcome?, usage))
     }
 
-    fn reflected(&mut self, spinners: &Spinners) -> Result<(Outcome, crate::bench::cpu::Usage)> {
+    fn reflected(&mut self, spinners: &Spinners) -> Result<(Outcome, Usage)> {
         let (load, frames) = (&mut self.reflect.load, self.frames.iter().map(Vec::as_slice));
         let (outcome, usage) =
-            spinners.measure(|| load.run(Duration::MAX, frames, |frame| frame[12..16] == [8, 0, 0x45, 0]));
+            spinners.measure(&[], || load.run(Duration::MAX, frames, |frame| frame[12..16] == [8, 0, 0x45, 0]));
         Ok((outcome?, usage))
     }
 }
@@ -148,7 +151,7 @@ pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
     let spinners = Spinners::start()?;
     let who = [Who::Reflect, Who::Hub, Who::ReflectAgain];
     let mut measured = [Measured::default(), Measured::default(), Measured::default()];
-    let samples = pinned(CPUS[0], || {
+    pinned(CPUS[0], || {
         interleave(
             &mut who.clone(),
             rounds,
@@ -157,21 +160,11 @@ pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
                     Who::Hub => scene.through_hub(&spinners)?,
                     Who::Reflect | Who::ReflectAgain => scene.reflected(&spinners)?,
                 };
-                if outcome.delivered == 0 {
-                    bail!("{who:?} delivered nothing: {outcome:?}");
-                }
-                let measured = &mut measured[*who as usize];
-                measured.delivered += outcome.delivered;
-                measured.lost += outcome.lost();
-                measured.speed.values.push(outcome.delivered as f64 / usage.wall.as_secs_f64());
-                Ok(usage.busy.as_nanos() as f64 / outcome.delivered as f64)
+                measured[*who as usize].add(outcome, usage).with_context(|| format!("{who:?}"))
             },
             |round| progress(&format!("hub: round {} of {rounds}", round + 1)),
         )
     })??;
-    for (measured, cost) in measured.iter_mut().zip(samples) {
-        measured.cost = cost;
-    }
     let names = ["hub-reflect", "wireguard-go-hub", "hub-reflect-again"];
     let row = |(name, m): (&str, &Measured)| Row::new(name, 1, PAYLOAD, m, &measured[0]);
     Ok(names.into_iter().zip(&measured).map(row).collect())

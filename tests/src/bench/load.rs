@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How many frames may be under way.
-pub const WINDOW: usize = 512;
+pub const WINDOW: usize = 256;
 /// What has not come back by then is lost.
 const PATIENCE: Duration = Duration::from_millis(100);
 

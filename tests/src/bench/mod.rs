@@ -3,11 +3,14 @@
 pub mod batch;
 pub mod cpu;
 pub mod flows;
+pub mod hub;
 pub mod load;
 pub mod nft;
+pub mod peer;
 pub mod place;
 pub mod relays;
 pub mod ring;
 pub mod row;
 pub mod stats;
+pub mod throughput;
 pub mod userspace;

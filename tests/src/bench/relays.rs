@@ -54,14 +54,8 @@ impl Contender {
         let first = load.run(Duration::MAX, flows.frames.iter().map(Vec::as_slice), right)?;
         ensure!(first.lost() == 0, "{}: {first:?} before the measurement", self.name);
         let endless = flows.frames.iter().map(Vec::as_slice).cycle();
-        let (outcome, usage) = spinners.measure(|| load.run(duration, endless, right));
-        let outcome = outcome?;
-        ensure!(outcome.delivered > 0, "{} delivered nothing: {outcome:?}", self.name);
-        let measured = &mut self.measured[at];
-        measured.delivered += outcome.delivered;
-        measured.lost += outcome.lost();
-        measured.speed.values.push(outcome.delivered as f64 / usage.wall.as_secs_f64());
-        Ok(usage.busy.as_nanos() as f64 / outcome.delivered as f64)
+        let (outcome, usage) = spinners.measure(&[], || load.run(duration, endless, right));
+        self.measured[at].add(outcome?, usage).context(self.name)
     }
 }
 
@@ -98,7 +92,7 @@ pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
     let spinners = Spinners::start()?;
     let mut rows = Vec::new();
     for (at, sessions) in SESSIONS.into_iter().enumerate() {
-        let samples = pinned(CPUS[0], || {
+        pinned(CPUS[0], || {
             interleave(
                 &mut contenders,
                 rounds,
@@ -106,13 +100,9 @@ pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
                 |round| progress(&format!("relays, {sessions} sessions: round {} of {rounds}", round + 1)),
             )
         })??;
-        let measured: Vec<(&str, Measured)> = contenders
-            .iter()
-            .zip(samples)
-            .map(|(contender, cost)| (contender.name, Measured { cost, ..contender.measured[at].clone() }))
-            .collect();
-        let reflect = &measured[0].1;
-        rows.extend(measured.iter().map(|(name, m)| Row::new(name, sessions, PAYLOAD, m, reflect)));
+        let reflect = &contenders[0].measured[at];
+        let row = |c: &Contender| Row::new(c.name, sessions, PAYLOAD, &c.measured[at], reflect);
+        rows.extend(contenders.iter().map(row));
     }
     Ok(rows)
 }

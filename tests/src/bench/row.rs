@@ -1,8 +1,13 @@
 //! A line of the result: what one contender's relaying costs.
 
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::bench::stats::{Ratio, Samples};
+use crate::bench::{
+    cpu::Usage,
+    load::Outcome,
+    stats::{Ratio, Samples},
+};
 
 /// A median and its extremes over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -34,8 +39,12 @@ pub struct Row {
     pub rounds: usize,
     /// CPU time of everything (load, cable, relay, sink), both CPUs, for one delivered packet.
     pub ns_per_packet: Spread,
-    /// The same less `reflect`'s in the same round: what the relay itself costs.
+    /// The same of the tasks that took part: without what else ran on the machine.
+    pub tasks_ns_per_packet: Spread,
+    /// `ns_per_packet` less `reflect`'s in the same round: what the relay itself costs.
     pub net_ns_per_packet: Spread,
+    /// `tasks_ns_per_packet` less `reflect`'s.
+    pub net_tasks_ns_per_packet: Spread,
     /// `ns_per_packet` over `reflect`'s.
     pub to_reflect: Ratio,
     /// Net CPU seconds for 10⁹ bits of UDP payload.
@@ -53,12 +62,32 @@ pub struct Row {
 pub struct Measured {
     /// ns of CPU time per packet.
     pub cost: Samples,
+    /// The same of the tasks that took part.
+    pub tasks: Samples,
     /// Delivered packets per second.
     pub speed: Samples,
     /// Packets delivered.
     pub delivered: u64,
     /// Packets lost.
     pub lost: u64,
+}
+
+impl Measured {
+    /// Takes a measurement in, and gives its cost.
+    ///
+    /// # Errors
+    /// If nothing was delivered.
+    pub fn add(&mut self, outcome: Outcome, usage: Usage) -> Result<f64> {
+        ensure!(outcome.delivered > 0, "nothing was delivered: {outcome:?}");
+        self.delivered += outcome.delivered;
+        self.lost += outcome.lost();
+        let packets = outcome.delivered as f64;
+        let cost = usage.busy.as_nanos() as f64 / packets;
+        self.cost.values.push(cost);
+        self.tasks.values.push(usage.tasks.as_nanos() as f64 / packets);
+        self.speed.values.push(packets / usage.wall.as_secs_f64());
+        Ok(cost)
+    }
 }
 
 impl Row {
@@ -70,15 +99,20 @@ impl Row {
         measured: &Measured,
         reflect: &Measured,
     ) -> Self {
-        let pairs = measured.cost.values.iter().zip(&reflect.cost.values);
-        let net = Samples { values: pairs.map(|(all, harness)| all - harness).collect() };
+        let net = |all: &Samples, harness: &Samples| Samples {
+            values: all.values.iter().zip(&harness.values).map(|(all, harness)| all - harness).collect(),
+        };
+        let net_tasks = net(&measured.tasks, &reflect.tasks);
+        let net = net(&measured.cost, &reflect.cost);
         Self {
             contender: contender.to_owned(),
             sessions,
             payload,
             rounds: measured.cost.values.len(),
             ns_per_packet: (&measured.cost).into(),
+            tasks_ns_per_packet: (&measured.tasks).into(),
             net_ns_per_packet: (&net).into(),
+            net_tasks_ns_per_packet: (&net_tasks).into(),
             to_reflect: measured.cost.ratio(&reflect.cost),
             // ns for bits are seconds for Gbit.
             net_cpu_seconds_per_gbit: net.median() / (payload * 8) as f64,
