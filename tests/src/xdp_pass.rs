@@ -33,8 +33,7 @@ pub fn attach_instructions(
     let elf = elf(instructions);
     namespace.enter(|| {
         let mut loaded = EbpfLoader::new().load(&elf).expect("read a made program");
-        let program: &mut Xdp =
-            loaded.program_mut(NAME).expect("it is there").try_into().expect("it is XDP");
+        let program: &mut Xdp = loaded.program_mut(NAME).expect("it is there").try_into().expect("it is XDP");
         program.load().unwrap_or_else(|error| panic!("load a made program: {error}"));
         program.attach(device, mode).unwrap_or_else(|error| panic!("attach XDP to {device}: {error}"));
         loaded

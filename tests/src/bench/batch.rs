@@ -102,9 +102,8 @@ impl Batch {
         }
         let (headers, flags) = (self.headers.as_mut_ptr(), libc::MSG_WAITFORONE);
         // SAFETY: `count` headers were prepared with buffers that are borrowed mutably, and with room for addresses.
-        let received = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, flags, null_mut())
-        };
+        let received =
+            unsafe { libc::recvmmsg(socket.as_raw_fd(), headers, count as libc::c_uint, flags, null_mut()) };
         let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         Ok(self.headers.iter().zip(&self.addresses).take(received).map(|(h, a)| (*a, h.msg_len as usize)))
     }

@@ -62,10 +62,10 @@ impl Flow {
     }
 
     /// Its transport data: a UDP payload of that many bytes.
-    fn data(self, size: usize) -> Vec<u8> {
+    fn data(self, size: usize, index: u32) -> Vec<u8> {
         let mut random = fastrand::Rng::with_seed(self.number.into());
         let mut data = vec![4, 0, 0, 0];
-        data.extend(self.index().to_le_bytes());
+        data.extend(index.to_le_bytes());
         data.extend(1_u64.to_le_bytes());
         data.extend(self.number.to_le_bytes());
         data.resize_with(size, || random.u8(..));
@@ -74,12 +74,7 @@ impl Flow {
 }
 
 /// A frame with UDP over IPv4, its checksums complete.
-pub fn frame(
-    macs: [[u8; 6]; 2],
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
-    payload: &[u8],
-) -> Vec<u8> {
+pub fn frame(macs: [[u8; 6]; 2], source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(macs[0], macs[1])
         .ipv4(source.ip().octets(), destination.ip().octets(), 64)
@@ -110,10 +105,17 @@ pub enum Way {
 impl Flows {
     /// That many, each with one frame of `size` bytes of UDP payload, to the relay with this MAC address.
     pub fn new(count: u32, size: usize, relay_mac: [u8; 6]) -> Self {
+        Self::with_indices(count, size, relay_mac, Flow::index)
+    }
+
+    /// The same with receiver indices that someone else has chosen.
+    pub fn with_indices(count: u32, size: usize, relay_mac: [u8; 6], index: impl Fn(Flow) -> u32) -> Self {
         let flows = || (0..count).map(|number| Flow { number });
         let macs = [GATEWAY_MAC, relay_mac];
         let make = |from: fn(Flow) -> SocketAddrV4, to: fn(Flow) -> SocketAddrV4| {
-            flows().map(|flow| frame(macs, from(flow), to(flow), &flow.data(size))).collect::<Vec<_>>()
+            flows()
+                .map(|flow| frame(macs, from(flow), to(flow), &flow.data(size, index(flow))))
+                .collect::<Vec<_>>()
         };
         let frames = make(Flow::source, |_| RELAY);
         let rest = |frames: &[Vec<u8>]| frames.iter().map(|frame| frame[REST..].to_vec()).collect();
@@ -141,7 +143,7 @@ mod tests {
             assert!(flows.is_right(Way::Reflected, frame) && !flows.is_right(Way::Relayed, frame));
         }
         let flow = Flow { number: 300 };
-        let relayed = frame([[0; 6]; 2], RELAY, flow.destination(), &flow.data(128));
+        let relayed = frame([[0; 6]; 2], RELAY, flow.destination(), &flow.data(128, flow.index()));
         assert!(flows.is_right(Way::Relayed, &relayed));
         for at in REST..relayed.len() {
             let mut wrong = relayed.clone();
@@ -153,8 +155,10 @@ mod tests {
 
     #[test]
     fn flows_differ() {
-        let all: std::collections::HashSet<_> =
-            (0..1_000).map(|number| Flow { number }).map(|f| (f.source(), f.destination(), f.index())).collect();
+        let all: std::collections::HashSet<_> = (0..1_000)
+            .map(|number| Flow { number })
+            .map(|f| (f.source(), f.destination(), f.index()))
+            .collect();
         assert_eq!(all.len(), 1_000);
     }
 }

@@ -57,10 +57,8 @@ impl Scene {
         let mut hub = Place::new(lab, "hub")?;
         let mut host = Host::new(&hub.relay, 1).listening_on(PORT);
         let flow = Flow { number: 0 };
-        let mut peers = [
-            Peer::new(lab, "peer-a", flow.source())?,
-            Peer::new(lab, "peer-b", flow.destination())?,
-        ];
+        let mut peers =
+            [Peer::new(lab, "peer-a", flow.source())?, Peer::new(lab, "peer-b", flow.destination())?];
         for (peer, inner) in peers.iter().zip(INNER) {
             host.register_at(&peer.keys.public, peer.address.into(), 0);
             host.allow(&peer.keys.public, inner.into());
@@ -105,7 +103,8 @@ impl Scene {
         let (load, frames) = (&mut self.hub.load, self.frames.iter().map(Vec::as_slice));
         let (outcome, usage) = spinners.measure(&[self.process], || {
             load.run(Duration::MAX, frames, |frame| {
-                let right = message_to(to, frame).is_some_and(|m| m.len() == length && m[..4] == [4, 0, 0, 0]);
+                let right =
+                    message_to(to, frame).is_some_and(|m| m.len() == length && m[..4] == [4, 0, 0, 0]);
                 if right && seen % SAMPLE == 0 {
                     samples.push(frame.to_vec());
                 }
@@ -123,8 +122,8 @@ impl Scene {
 
     fn reflected(&mut self, spinners: &Spinners) -> Result<(Outcome, Usage)> {
         let (load, frames) = (&mut self.reflect.load, self.frames.iter().map(Vec::as_slice));
-        let (outcome, usage) =
-            spinners.measure(&[], || load.run(Duration::MAX, frames, |frame| frame[12..16] == [8, 0, 0x45, 0]));
+        let (outcome, usage) = spinners
+            .measure(&[], || load.run(Duration::MAX, frames, |frame| frame[12..16] == [8, 0, 0x45, 0]));
         Ok((outcome?, usage))
     }
 }

@@ -91,10 +91,10 @@ impl Load {
         let start = now();
         loop {
             let mut good = 0;
-            let taken = self.ring.take(|frame| good += u64::from(right(frame)));
-            outcome.delivered += good;
-            outcome.wrong += taken as u64 - good;
-            under_way -= usize::min(taken, under_way);
+            let taken = self.ring.take(|frame| good += usize::from(right(frame)));
+            outcome.delivered += good as u64;
+            outcome.wrong += (taken - good) as u64;
+            under_way -= usize::min(good, under_way);
             let more = frames.peek().is_some() && start.elapsed() < duration;
             if more && under_way + MESSAGES <= WINDOW {
                 let sent = self.send_some(frames.by_ref())?;

@@ -14,3 +14,4 @@ pub mod row;
 pub mod stats;
 pub mod throughput;
 pub mod userspace;
+pub mod wgrelay;

@@ -26,7 +26,8 @@ pub fn relay(place: &Place, rules: Rules, count: u32) {
         let mut text = String::new();
         for flow in flows() {
             let source = flow.source();
-            write!(text, "{} . {} : {},", source.ip(), source.port(), value(flow)).expect("write to a string");
+            write!(text, "{} . {} : {},", source.ip(), source.port(), value(flow))
+                .expect("write to a string");
         }
         text
     };

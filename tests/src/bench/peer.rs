@@ -44,38 +44,55 @@ impl Peer {
         let keys = Keys::new(lab, name);
         let text = fs::read_to_string(&keys.private_file).context("read a private key")?;
         let secret = StaticSecret::from(key(text.trim())?);
-        Ok(Self { keys, address, secret, tunnel: None, index: 0 })
+        // boringtun takes 24 bits of it. A relay takes no index that another pair has.
+        Ok(Self { keys, address, secret, tunnel: None, index: fastrand::u32(..1 << 23) })
     }
 
-    /// Makes a new session with whoever has this key and is reached at [`RELAY`].
+    /// Makes a new session with the relay's own WireGuard, which has this key.
     ///
     /// # Errors
     /// If there is no answer.
-    pub fn connect(&mut self, place: &mut Place, other: &str) -> Result<()> {
+    pub fn connect(&mut self, place: &mut Place, relay: &str) -> Result<()> {
+        let mut handshake = vec![self.begin(place, relay)?];
+        exchange(place, &mut [self], &mut handshake, 2)
+    }
+
+    /// Makes a new session with another peer, by the relay.
+    ///
+    /// # Errors
+    /// If the relay does not relay it.
+    pub fn meet(&mut self, place: &mut Place, other: &mut Peer) -> Result<()> {
+        other.expect(&self.keys.public)?;
+        let mut handshake = vec![self.begin(place, &other.keys.public)?];
+        exchange(place, &mut [self, other], &mut handshake, 3)
+    }
+
+    /// Gets ready for a session with whoever has this key.
+    fn expect(&mut self, other: &str) -> Result<&mut Tunn> {
         self.index += 1;
         let other = PublicKey::from(key(other)?);
-        let mut tunnel = Tunn::new(self.secret.clone(), other, None, None, self.index, None);
+        Ok(self.tunnel.insert(Tunn::new(self.secret.clone(), other, None, None, self.index, None)))
+    }
+
+    /// Gives the frame that begins a handshake.
+    fn begin(&mut self, place: &Place, other: &str) -> Result<Vec<u8>> {
         let mut room = [0; MESSAGE];
-        let TunnResult::WriteToNetwork(initiation) = tunnel.format_handshake_initiation(&mut room, false)
-        else {
-            bail!("no initiation could be made")
-        };
-        place.load.send(&self.frame(place, initiation))?;
-        let start = now();
-        let mut reply = None;
-        while reply.is_none() {
-            ensure!(start.elapsed() < PATIENCE, "no WireGuard handshake within {PATIENCE:?}");
-            place.load.receive(Duration::from_millis(100), |frame| {
-                let Some(message) = message_to(self.address, frame) else { return };
-                if let TunnResult::WriteToNetwork(message) = tunnel.decapsulate(None, message, &mut room) {
-                    reply = Some(message.to_vec());
-                }
-            })?;
+        match self.expect(other)?.format_handshake_initiation(&mut room, false) {
+            TunnResult::WriteToNetwork(initiation) => Ok(self.frame(place, initiation)),
+            other => bail!("no initiation could be made: {other:?}"),
         }
-        // The first data confirms the session: only then may the other side send.
-        place.load.send(&self.frame(place, &reply.expect("awaited above")))?;
-        self.tunnel = Some(tunnel);
-        Ok(())
+    }
+
+    /// The frame that answers one for this peer.
+    fn answer(&mut self, relay_mac: [u8; 6], frame_in: &[u8]) -> Option<Vec<u8>> {
+        let message = message_to(self.address, frame_in)?;
+        let mut room = [0; MESSAGE];
+        match self.tunnel.as_mut()?.decapsulate(None, message, &mut room) {
+            TunnResult::WriteToNetwork(answer) => {
+                Some(frame([GATEWAY_MAC, relay_mac], self.address, RELAY, answer))
+            }
+            _ => None,
+        }
     }
 
     /// A message of this peer as a frame to the relay.
@@ -115,6 +132,32 @@ impl Peer {
     }
 }
 
+/// Sends frames and answers what comes, until `count` frames were sent: the last of a handshake confirms the session.
+fn exchange(
+    place: &mut Place,
+    peers: &mut [&mut Peer],
+    frames: &mut Vec<Vec<u8>>,
+    count: usize,
+) -> Result<()> {
+    let (start, mut sent, mac) = (now(), 0, place.relay_mac);
+    loop {
+        for frame in frames.drain(..) {
+            place.load.send(&frame)?;
+            sent += 1;
+        }
+        if sent >= count {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < PATIENCE,
+            "no WireGuard handshake within {PATIENCE:?}: {sent} of {count} frames"
+        );
+        place.load.receive(Duration::from_millis(100), |frame| {
+            frames.extend(peers.iter_mut().filter_map(|peer| peer.answer(mac, frame)));
+        })?;
+    }
+}
+
 /// The UDP payload of a frame, if it is from the relay to this address.
 pub fn message_to(address: SocketAddrV4, frame: &[u8]) -> Option<&[u8]> {
     let message = frame.get(PAYLOAD..)?;
@@ -124,7 +167,14 @@ pub fn message_to(address: SocketAddrV4, frame: &[u8]) -> Option<&[u8]> {
         SocketAddrV4::new(ip.into(), u16::from_be_bytes([frame[port], frame[port + 1]]))
     };
     let right = frame[12..15] == [8, 0, 0x45] && frame[23] == 17;
-    (right && endpoint(26, 34) == RELAY && endpoint(30, 36) == address).then(|| message.get(..length.into()))?
+    (right && endpoint(26, 34) == RELAY && endpoint(30, 36) == address)
+        .then(|| message.get(..length.into()))?
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("address", &self.address).field("key", &self.keys.public).finish()
+    }
 }
 
 fn key(text: &str) -> Result<[u8; 32]> {

@@ -67,7 +67,8 @@ pub fn mac(bytes: [u8; 6]) -> String {
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    let bytes: Vec<u8> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
     ensure!(bytes.len() == 6, "{text} is no MAC address");
     Ok(std::array::from_fn(|at| bytes[at]))
 }

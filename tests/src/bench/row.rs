@@ -47,6 +47,8 @@ pub struct Row {
     pub net_tasks_ns_per_packet: Spread,
     /// `ns_per_packet` over `reflect`'s.
     pub to_reflect: Ratio,
+    /// The same of the tasks that took part.
+    pub tasks_to_reflect: Ratio,
     /// Net CPU seconds for 10⁹ bits of UDP payload.
     pub net_cpu_seconds_per_gbit: f64,
     /// Packets delivered each second of the clock, with a load that waits for no one but its window.
@@ -114,6 +116,7 @@ impl Row {
             net_ns_per_packet: (&net).into(),
             net_tasks_ns_per_packet: (&net_tasks).into(),
             to_reflect: measured.cost.ratio(&reflect.cost),
+            tasks_to_reflect: measured.tasks.ratio(&reflect.tasks),
             // ns for bits are seconds for Gbit.
             net_cpu_seconds_per_gbit: net.median() / (payload * 8) as f64,
             packets_per_second: (&measured.speed).into(),

@@ -164,7 +164,10 @@ pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
     )?;
     let status = scene.relay.status();
     let (fast, slow) = (status.forwarded(), status.not_forwarded());
-    ensure!(fast > 0 && slow * 1000 <= fast, "relayed data did not go by XDP: {fast} packets did, {slow} not");
+    ensure!(
+        fast > 0 && slow * 1000 <= fast,
+        "relayed data did not go by XDP: {fast} packets did, {slow} not"
+    );
     let rows = Way::ALL.into_iter().zip(&samples).zip(&costs);
     Ok(rows
         .map(|((way, speed), cost)| Row {
