@@ -41,7 +41,7 @@ enum Relay {
     Program(#[expect(dead_code, reason = "it is there to be attached")] Ebpf),
     Rules,
     Thread(#[expect(dead_code, reason = "it is there to run")] UserspaceRelay),
-    Wgrelay(WgrelayInPlace),
+    Wgrelay(Box<WgrelayInPlace>),
 }
 
 impl Contender {
@@ -84,8 +84,9 @@ fn contenders(lab: &Lab) -> Result<Vec<Contender>> {
         }
     };
     // Two on one machine: each has its files, so it needs a lab of its own.
-    let wgrelay =
-        |mode: &'static str| move |place: &mut Place| Ok(Relay::Wgrelay(WgrelayInPlace::start(place, mode)?));
+    let wgrelay = |mode: &'static str| {
+        move |place: &mut Place| Ok(Relay::Wgrelay(Box::new(WgrelayInPlace::start(place, mode)?)))
+    };
     Ok(vec![
         Contender::new(lab, "reflect", reflector)?,
         Contender::new(&Lab::new(), "wgrelay-driver", wgrelay("driver"))?,

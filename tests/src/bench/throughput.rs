@@ -93,7 +93,7 @@ impl Scene {
         let mut relay = Relay::new(&relay_namespace);
         for (way, a, b) in &mut pairs {
             match way {
-                Way::Direct => point(a, b, |other| endpoint(other)),
+                Way::Direct => point(a, b, endpoint),
                 Way::Relay => {
                     relay.members = vec![Member::relayed(a), Member::relayed(b)];
                     let endpoint = Relay::endpoint(Outer::Ipv4);
