@@ -170,6 +170,14 @@ impl Host {
         self.process.is_some()
     }
 
+    /// The id of its WireGuard's process.
+    ///
+    /// # Panics
+    /// If it was not started.
+    pub fn process(&self) -> u32 {
+        self.process.as_ref().expect("WireGuard runs").id()
+    }
+
     /// Kills its WireGuard, without a chance to say good-bye.
     pub fn kill(&mut self) {
         let _making = making();

@@ -1,4 +1,5 @@
-//! An XDP program that passes every packet on, made of nothing: two instructions in an ELF file.
+//! XDP programs of a few instructions, made of nothing but an ELF file around them; first of all one that passes every
+//! packet on.
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -14,32 +15,42 @@ use crate::lab::Namespace;
 /// `r0 = XDP_PASS; exit` (Documentation/bpf/standardization/instruction-set.rst).
 const INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
 
-/// Attaches it to a device, natively, as long as the result lives.
+/// Attaches the passing program to a device, natively, as long as the result lives.
 ///
 /// A veth takes the frames that its peer's native XDP program transmits only while it has an XDP program itself: without
 /// one they stay in its ring until something else wakes it (`veth_xdp_flush` in drivers/net/veth.c).
 pub fn attach(namespace: &Namespace, device: &str) -> Ebpf {
-    let elf = elf();
+    attach_instructions(namespace, device, &INSTRUCTIONS, XdpMode::Driver)
+}
+
+/// The same with other instructions.
+pub fn attach_instructions(
+    namespace: &Namespace,
+    device: &str,
+    instructions: &[[u8; 8]],
+    mode: XdpMode,
+) -> Ebpf {
+    let elf = elf(instructions);
     namespace.enter(|| {
-        let mut loaded = EbpfLoader::new().load(&elf).expect("read the passing program");
-        let program: &mut Xdp =
-            loaded.program_mut("pass").expect("it is there").try_into().expect("it is XDP");
-        program.load().expect("load the passing program");
-        program
-            .attach(device, XdpMode::Driver)
-            .unwrap_or_else(|error| panic!("attach XDP to {device}: {error}"));
+        let mut loaded = EbpfLoader::new().load(&elf).expect("read a made program");
+        let program: &mut Xdp = loaded.program_mut(NAME).expect("it is there").try_into().expect("it is XDP");
+        program.load().unwrap_or_else(|error| panic!("load a made program: {error}"));
+        program.attach(device, mode).unwrap_or_else(|error| panic!("attach XDP to {device}: {error}"));
         loaded
     })
 }
 
-fn elf() -> Vec<u8> {
+/// Of the program, for the loader.
+const NAME: &str = "made";
+
+fn elf(instructions: &[[u8; 8]]) -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, native());
     let section = object.add_section(Vec::new(), b"xdp".to_vec(), SectionKind::Text);
-    let offset = object.append_section_data(section, INSTRUCTIONS.as_flattened(), 8);
+    let offset = object.append_section_data(section, instructions.as_flattened(), 8);
     object.add_symbol(Symbol {
-        name: b"pass".to_vec(),
+        name: NAME.as_bytes().to_vec(),
         value: offset,
-        size: size_of_val(&INSTRUCTIONS) as u64,
+        size: size_of_val(instructions) as u64,
         kind: SymbolKind::Text,
         scope: SymbolScope::Dynamic,
         weak: false,

@@ -1,11 +1,25 @@
 //! The benchmark: all contenders side by side in one run. How it measures, and why so, stands in docs/benchmarks.md.
 
+pub mod batch;
+pub mod cpu;
 pub mod driver;
+pub mod flows;
 pub mod handshakes;
+pub mod hub;
+pub mod load;
+pub mod nft;
+pub mod peer;
+pub mod place;
 pub mod programs;
 pub mod relay;
+pub mod relays;
+pub mod ring;
+pub mod row;
 pub mod stats;
+pub mod throughput;
 pub mod traffic;
+pub mod userspace;
+pub mod wgrelay;
 
 use anyhow::{Context as _, Result};
 
