@@ -1,7 +1,7 @@
-//! Writing frames.
+//! Writing frames, and comparing with them.
 
 use aya_ebpf::programs::XdpContext;
-use relay_bench_ebpf::{Flow, Frame, HEAD, WORDS};
+use relay_bench_ebpf::{Flow, Frame, HEAD, LAYOUTS, WORDS};
 
 /// Writes the head of the flow's frame; `false` if the frame is shorter than that.
 #[inline(always)]
@@ -26,4 +26,51 @@ fn store(to: *mut u64, words: [u64; WORDS]) {
         // SAFETY: the caller has found room for all words in the frame; none needs alignment.
         unsafe { to.add(place).write_unaligned(word) };
     }
+}
+
+/// The number that a frame carries.
+#[inline(always)]
+pub fn number(ctx: &XdpContext, frame: &Frame) -> Option<u32> {
+    let start = ctx.data();
+    if start + HEAD > ctx.data_end() {
+        return None;
+    }
+    let at = if frame.layout < 2 { LAYOUTS[0].number } else { LAYOUTS[2].number };
+    // SAFETY: the number is in the head, which the frame has; it needs no alignment.
+    Some(unsafe { ((start + at) as *const u32).read_unaligned() })
+}
+
+/// Whether the frame is that of the flow, with this number.
+#[inline(always)]
+pub fn holds(ctx: &XdpContext, frame: &Frame, flow: &Flow, number: u32) -> bool {
+    let start = ctx.data();
+    if start + HEAD > ctx.data_end() || len(ctx) != frame.len {
+        return false;
+    }
+    let at = start as *const u64;
+    match frame.layout {
+        0 => equal(at, frame.head::<0>(flow, number)),
+        1 => equal(at, frame.head::<1>(flow, number)),
+        2 => equal(at, frame.head::<2>(flow, number)),
+        _ => equal(at, frame.head::<3>(flow, number)),
+    }
+}
+
+#[inline(always)]
+fn equal(at: *const u64, words: [u64; WORDS]) -> bool {
+    let mut different = 0;
+    for (place, word) in words.into_iter().enumerate() {
+        // SAFETY: the caller has found all words in the frame; none needs alignment.
+        different |= unsafe { at.add(place).read_unaligned() } ^ word;
+    }
+    different == 0
+}
+
+/// The frame's length in bytes.
+#[inline(always)]
+pub fn len(ctx: &XdpContext) -> u64 {
+    let mut len = ctx.data_end() as u64 - ctx.data() as u64;
+    // SAFETY: it changes nothing. It keeps LLVM from subtracting the pointers in 32 bits, which the verifier prohibits.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) len) };
+    len
 }

@@ -30,6 +30,8 @@ pub const TIMES: &str = "TIMES";
 pub const CONTENDER: &str = "CONTENDER";
 /// Map of the lines that `reflmiss` reads one of, a power of two of them.
 pub const LINES: &str = "LINES";
+/// Map of one [`Arrived`] for each CPU.
+pub const ARRIVED: &str = "ARRIVED";
 
 /// Key in [`FRAMES`] of what is sent.
 pub const SENT: u32 = 0;
@@ -57,6 +59,16 @@ pub struct State {
     pub runs: u64,
     /// Padding, zero.
     pub reserved: u64,
+}
+
+/// What has come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Arrived {
+    /// Frames that were as they had to be.
+    pub right: u64,
+    /// Others.
+    pub wrong: u64,
 }
 
 /// A frame's head, but for what differs from flow to flow, which is zero in it.
@@ -93,10 +105,7 @@ impl Flow {
     ) -> Self {
         let ([a, b, c, d], [e, f], [g, h]) = (address, port, udp_checksum);
         let ([i, j], [k, l, m, n]) = (ip_checksum, index);
-        Self([
-            u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_le_bytes([i, j, 0, 0, k, l, m, n]),
-        ])
+        Self([u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, 0, 0, k, l, m, n])])
     }
 }
 
@@ -195,13 +204,15 @@ const _: () = assert!(size_of::<State>() == 64 && size_of::<Frame>() == 128 && s
 
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
-    use super::{Flow, Frame, State};
+    use super::{Arrived, Flow, Frame, State};
     // SAFETY: `repr(C)`, `Copy`, no padding (zerocopy's `IntoBytes`) and valid for every bit pattern (`FromBytes`).
     unsafe impl aya::Pod for State {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Frame {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Arrived {}
 }
 
 #[cfg(test)]

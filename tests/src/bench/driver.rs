@@ -111,7 +111,10 @@ impl Driver {
         })?;
         let state = self.state.get(&0, 0)?;
         let (runs, failed) = (state.runs - before.runs, state.failed - before.failed);
-        ensure!(runs == repeat && failed == 0, "{repeat} runs: {runs} counted, {failed} failed in the driver");
+        ensure!(
+            runs == repeat && failed == 0,
+            "{repeat} runs: {runs} counted, {failed} failed in the driver"
+        );
         self.runs = runs;
         Ok((result.return_value, result.data_size_out as usize))
     }

@@ -1,10 +1,12 @@
 //! The benchmark: all contenders side by side in one run. How it measures, and why so, stands in docs/benchmarks.md.
 
 pub mod driver;
+pub mod packets;
 pub mod programs;
 pub mod relay;
 pub mod stats;
 pub mod traffic;
+pub mod wire;
 
 use anyhow::{Context as _, Result};
 

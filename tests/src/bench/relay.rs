@@ -44,7 +44,8 @@ impl Relay {
         let mut map: Array<_, Address> = self.map(tables::LOCALS)?.try_into()?;
         (0..).zip(locals.table()).try_for_each(|(key, local)| map.set(key, local, 0))?;
         let Macs { source: source_mac, destination: destination_mac } = traffic.macs.swapped();
-        let hop = NextHop { ifindex, mtu: 1_500, tag_count: 0, destination_mac, source_mac, tags: [[0; 4]; 2] };
+        let hop =
+            NextHop { ifindex, mtu: 1_500, tag_count: 0, destination_mac, source_mac, tags: [[0; 4]; 2] };
         let mut map: Array<_, NextHop> = self.map(tables::NEXT_HOPS)?.try_into()?;
         map.set(NEXT_HOP.into(), hop, 0)?;
         let mut map: DevMapHash<_> = self.map(tables::TX_PORTS)?.try_into()?;
@@ -52,7 +53,8 @@ impl Relay {
         let mut map: HashMap<_, u32, Session> = self.map(tables::SESSIONS)?.try_into()?;
         for number in 0..traffic.scenario.sessions {
             let session = traffic.session(number);
-            let both = directions(&session, &locals, PORT, |_| NEXT_HOP).expect("the addresses are the relay's");
+            let both =
+                directions(&session, &locals, PORT, |_| NEXT_HOP).expect("the addresses are the relay's");
             map.insert(both[0].index, both[0].entry, 0).context("fill SESSIONS")?;
         }
         Ok(())

@@ -57,13 +57,8 @@ pub struct Scenario {
 
 impl Scenario {
     /// What one factor at a time is varied around.
-    pub const CENTRE: Self = Self {
-        sessions: 1_000,
-        visits: Visits::Uniform,
-        from: Family::V4,
-        to: Family::V4,
-        payload: 128,
-    };
+    pub const CENTRE: Self =
+        Self { sessions: 1_000, visits: Visits::Uniform, from: Family::V4, to: Family::V4, payload: 128 };
 }
 
 impl std::fmt::Display for Scenario {
@@ -118,7 +113,9 @@ impl Traffic {
             let [a, b, c, d] = number.to_be_bytes();
             let ip: IpAddr = match family {
                 Family::V4 => Ipv4Addr::new(salt as u8 + a, b, c, d).into(),
-                Family::V6 => Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(salt) << 64).to_bits_with(number),
+                Family::V6 => {
+                    Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(salt) << 64).to_bits_with(number)
+                }
             };
             SocketAddr::new(ip, port)
         };
@@ -264,7 +261,13 @@ fn flow(frame: &[u8], layout: u64) -> Flow {
     let two = |at: usize| [frame[at], frame[at + 1]];
     let four = |at: usize| [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]];
     let ip_checksum = layout.ip_checksum.map_or([0; 2], two);
-    Flow::new(four(layout.address), two(layout.port), two(layout.udp_checksum), ip_checksum, four(layout.index))
+    Flow::new(
+        four(layout.address),
+        two(layout.port),
+        two(layout.udp_checksum),
+        ip_checksum,
+        four(layout.index),
+    )
 }
 
 /// The head of a frame without what [`Frame::head`] puts into it.
@@ -306,7 +309,9 @@ mod tests {
 
     #[test]
     fn a_template_and_a_flow_make_the_frame_that_is_made_from_scratch() {
-        for (from, to) in [Family::V4, Family::V6].into_iter().flat_map(|a| [(a, Family::V4), (a, Family::V6)]) {
+        for (from, to) in
+            [Family::V4, Family::V6].into_iter().flat_map(|a| [(a, Family::V4), (a, Family::V6)])
+        {
             let scenario = Scenario { from, to, payload: 64, ..Scenario::CENTRE };
             let traffic = Traffic { scenario, macs: MACS };
             for (session, number) in [(0, 0), (1, 1), (999_999, 0xffff_ffff), (70_000, 0x1234_5678)] {

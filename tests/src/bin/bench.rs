@@ -1,10 +1,10 @@
 //! `cargo xtask bench`: the relay and what it is compared with, side by side.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use relay_tests::bench::{Effort, pin_to_a_cpu, programs};
+use relay_tests::bench::{Effort, packets, pin_to_a_cpu, programs};
 
 /// Measure the relay and what it is compared with.
 ///
@@ -30,6 +30,8 @@ struct Arguments {
 enum Part {
     /// What a run of a program costs
     Programs,
+    /// What a packet costs end to end
+    Packets,
 }
 
 fn main() -> ExitCode {
@@ -45,15 +47,23 @@ fn main() -> ExitCode {
 fn perform(arguments: &Arguments) -> Result<()> {
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let effort = if arguments.short { Effort::Short } else { Effort::Full };
-    let object = std::fs::read(&arguments.programs)
-        .with_context(|| format!("read {}: run `cargo xtask bench`, which builds it", arguments.programs.display()))?;
+    let object = std::fs::read(&arguments.programs).with_context(|| {
+        format!("read {}: run `cargo xtask bench`, which builds it", arguments.programs.display())
+    })?;
     pin_to_a_cpu()?;
+    let mut result = BTreeMap::new();
     if wanted(Part::Programs) {
         let rows = programs::run(&object, effort, |text| eprintln!("{text}"))?;
         println!("{}", programs::table(&rows));
-        if arguments.json {
-            println!("{}", serde_json::to_string(&rows)?);
-        }
+        result.insert("programs", serde_json::to_value(rows)?);
+    }
+    if wanted(Part::Packets) {
+        let rows = packets::run(&object, effort, |text| eprintln!("{text}"))?;
+        println!("{}", packets::table(&rows));
+        result.insert("packets", serde_json::to_value(rows)?);
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&result)?);
     }
     Ok(())
 }
