@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray, ProgramArray},
 };
-use relay_bench_ebpf::{Arrived, Flow, Frame, Line, State, TIMES_MAX};
+use relay_bench_ebpf::{Arrived, BUCKETS, Flow, Frame, Line, Pace, State, TIMES_MAX};
 
 #[map]
 pub static STATE: Array<State> = Array::with_max_entries(1, 0);
@@ -29,3 +29,9 @@ pub static LINES: Array<Line> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static ARRIVED: PerCpuArray<Arrived> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static PACE: Array<Pace> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static LATENCIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(BUCKETS, 0);

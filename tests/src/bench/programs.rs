@@ -8,6 +8,7 @@ use super::{
     Effort,
     driver::{Driver, Ran},
     relay::Relay,
+    settle,
     stats::{Ratio, Samples, interleave},
     traffic::{Family, Fate, Macs, Scenario, Traffic, Visits},
 };
@@ -44,6 +45,8 @@ pub struct Row {
     pub to_reflect: Ratio,
     /// `gross` over that of `reflmiss`.
     pub to_reflmiss: Ratio,
+    /// Whether the A/A control held: a figure counts only then.
+    pub control: bool,
 }
 
 /// A program under test, with what was measured so far.
@@ -108,7 +111,7 @@ fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>
         let cost = driver.time(50)?.median();
         contender.batches = (call_ns / cost / relay_bench_ebpf::BATCH as f64) as u64;
     }
-    let measure = |contender: &mut Contender| {
+    let mut measure = |contender: &mut Contender| {
         driver.call(&contender.program)?;
         let forwarded = relay.forwarded()?;
         let batches = driver.time(contender.batches)?;
@@ -120,8 +123,12 @@ fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>
         contender.all.values.extend(&batches.values);
         Ok(batches.median())
     };
-    interleave(&mut contenders, rounds, measure, |_| {})?;
-    Ok(rows(scenario, &contenders))
+    let control = settle(effort, || {
+        interleave(&mut contenders, rounds, &mut measure, |_| {})?;
+        let [_, reflect, .., again] = &contenders[..] else { unreachable!("`reflect` is among them twice") };
+        Ok(again.fast.ratio(&reflect.fast).median)
+    })?;
+    Ok(rows(scenario, &contenders, control))
 }
 
 /// Looks at what the program does with the frames of the first flows: a contender that does nothing would be fast.
@@ -144,7 +151,7 @@ fn check(driver: &mut Driver, traffic: &Traffic, contender: &Contender) -> Resul
     Ok(())
 }
 
-fn rows(scenario: Scenario, contenders: &[Contender]) -> Vec<Row> {
+fn rows(scenario: Scenario, contenders: &[Contender], control: bool) -> Vec<Row> {
     let gross = |contender: &Contender| (contender.all.median(), contender.all.quantile(0.1));
     let (empty, empty_fast) = gross(&contenders[EMPTY]);
     let row = |contender: &Contender| {
@@ -159,6 +166,7 @@ fn rows(scenario: Scenario, contenders: &[Contender]) -> Vec<Row> {
             net_fast: gross_fast - empty_fast,
             to_reflect: contender.fast.ratio(&contenders[REFLECT].fast),
             to_reflmiss: contender.median.ratio(&contenders[REFLMISS].median),
+            control,
         }
     };
     contenders.iter().map(row).collect()

@@ -12,7 +12,7 @@ use aya::{
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
 };
 use relay_bench_ebpf as contract;
-use relay_bench_ebpf::{Arrived, Flow, Frame, State};
+use relay_bench_ebpf::{Arrived, BUCKETS, Flow, Frame, Pace, State, bucket_start};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::traffic::{Fate, Macs, Scenario, Traffic};
@@ -31,6 +31,15 @@ const BURST: u32 = 64;
 pub trait RelaySide {
     /// How many packets it says it has sent on so far, if it counts them.
     fn forwarded(&mut self) -> Result<Option<u64>>;
+}
+
+/// What the sink does beside comparing frames with what they have to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eye {
+    /// It counts them. For [`Wire::send`].
+    Counting,
+    /// It counts how long each was on its way, too. For [`Wire::send_paced`].
+    Timing,
 }
 
 /// The wire, with the traffic that it carries.
@@ -63,7 +72,14 @@ pub struct Sent {
 
 impl Wire {
     /// Lays a wire. `name` tells it from others of the lab, `object` is the benchmark's BPF object file.
-    pub fn new(lab: &Lab, name: &str, object: &[u8], scenario: Scenario, fate: Fate) -> Result<Self> {
+    pub fn new(
+        lab: &Lab,
+        name: &str,
+        object: &[u8],
+        scenario: Scenario,
+        fate: Fate,
+        eye: Eye,
+    ) -> Result<Self> {
         let source = lab.namespace(&format!("{name}s"));
         let relay = lab.namespace(&format!("{name}r"));
         source.connect(DEVICE, &relay, DEVICE);
@@ -81,9 +97,13 @@ impl Wire {
             loader.map_max_entries(map, order.len() as u32);
         }
         let mut ebpf = loader.load(object).context("load the benchmark's programs (root is needed)")?;
-        program(&mut ebpf, "generator")?.load().context("verify the program `generator`")?;
-        let sink = program(&mut ebpf, "sink")?;
-        sink.load().context("verify the program `sink`")?;
+        let (generator, sink) = match eye {
+            Eye::Counting => ("generator", "sink"),
+            Eye::Timing => ("paced", "timed_sink"),
+        };
+        program(&mut ebpf, generator)?.load().with_context(|| format!("verify the program `{generator}`"))?;
+        let sink = program(&mut ebpf, sink)?;
+        sink.load().context("verify the sink")?;
         source.enter(|| sink.attach(DEVICE, XdpMode::Driver)).context("attach the sink")?;
         let ((sent, sent_flow), (returned, returned_flow)) =
             (traffic.sent_template(), traffic.returned_template(fate));
@@ -104,18 +124,40 @@ impl Wire {
     /// Sends so many frames, in one call, and waits for the end of the call. What is on its way back then is counted by
     /// the next call, so this does not ask for all of them; [`Self::totals`] does.
     pub fn send(&mut self, frames: u32) -> Result<Sent> {
+        self.call("generator", frames, BURST)
+    }
+
+    /// Sends frames one by one, so many ns apart, and gives how many took how long: by the buckets of
+    /// [`relay_bench_ebpf::bucket`].
+    pub fn send_paced(&mut self, frames: u32, interval: u64) -> Result<(Sent, Vec<u64>)> {
+        let mut pace: Array<_, Pace> =
+            self.ebpf.map_mut(contract::PACE).context("no map PACE")?.try_into()?;
+        pace.set(0, Pace { interval, due: 0 }, 0)?;
+        let before = self.latencies()?;
+        let sent = self.call("paced", frames, 1)?;
+        let after = self.latencies()?;
+        Ok((sent, after.iter().zip(before).map(|(after, before)| after - before).collect()))
+    }
+
+    fn latencies(&self) -> Result<Vec<u64>> {
+        let map = self.ebpf.map(contract::LATENCIES).context("no map LATENCIES")?;
+        let map: PerCpuArray<_, u64> = map.try_into()?;
+        (0..BUCKETS).map(|at| Ok(map.get(&at, 0)?.iter().sum())).collect()
+    }
+
+    fn call(&mut self, program: &str, frames: u32, burst: u32) -> Result<Sent> {
         let (sent, arrived) = (self.state.get(&0, 0)?.runs, self.arrived()?);
         // `struct xdp_md`: where the frame begins and ends, no metadata, the device, its first queue, no egress.
         let context: [u32; 6] = [0, self.frame.len() as u32, 0, self.ifindex, 0, 0];
-        let generator: &Xdp = self.ebpf.program("generator").context("no program `generator`")?.try_into()?;
+        let program: &Xdp = self.ebpf.program(program).context("no such program")?.try_into()?;
         let frame = &self.frame;
         let time = self.source.enter(|| {
             let start = wait::now();
-            generator.test_run(TestRunOptions {
+            program.test_run(TestRunOptions {
                 data_in: Some(frame),
                 ctx_in: Some(context.as_bytes()),
                 repeat: frames,
-                attrs: TestRunAttrs::new().xdp_live_frames(BURST),
+                attrs: TestRunAttrs::new().xdp_live_frames(burst),
                 ..TestRunOptions::default()
             })?;
             anyhow::Ok(start.elapsed())
@@ -148,6 +190,19 @@ impl Wire {
     }
 }
 
+/// The value below which this share of what is counted in buckets lies, interpolated in its bucket. NaN of none.
+pub fn quantile(buckets: &[u64], share: f64) -> f64 {
+    let mut rest = share * buckets.iter().sum::<u64>() as f64;
+    for (at, &count) in (0..).zip(buckets) {
+        if rest <= count as f64 && count > 0 {
+            let (from, to) = (bucket_start(at) as f64, bucket_start(at + 1) as f64);
+            return from + (to - from) * rest / count as f64;
+        }
+        rest -= count as f64;
+    }
+    f64::NAN
+}
+
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?.try_into()?)
 }
@@ -168,4 +223,21 @@ pub fn index(namespace: &Namespace) -> Result<u32> {
     let text = namespace.ip(&format!("-j link show dev {DEVICE}"));
     let json: serde_json::Value = serde_json::from_str(&text).context("read what ip prints")?;
     json[0]["ifindex"].as_u64().and_then(|index| index.try_into().ok()).context("a device has an index")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_lies_in_its_bucket() {
+        let mut buckets = vec![0; BUCKETS as usize];
+        assert!(quantile(&buckets, 0.5).is_nan());
+        for value in 1..=1_000 {
+            buckets[relay_bench_ebpf::bucket(value) as usize] += 1;
+        }
+        for (share, value) in [(0.5, 500.0), (0.99, 990.0), (0.999, 999.0)] {
+            assert!((quantile(&buckets, share) - value).abs() < value / 32.0, "{share}");
+        }
+    }
 }

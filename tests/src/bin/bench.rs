@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use relay_tests::bench::{Effort, packets, pin_to_a_cpu, programs};
+use relay_tests::bench::{Effort, latency, machine::Machine, packets, pin_to_a_cpu, programs};
 
 /// Measure the relay and what it is compared with.
 ///
@@ -32,6 +32,8 @@ enum Part {
     Programs,
     /// What a packet costs end to end
     Packets,
+    /// How long a packet is on its way
+    Latency,
 }
 
 fn main() -> ExitCode {
@@ -50,8 +52,11 @@ fn perform(arguments: &Arguments) -> Result<()> {
     let object = std::fs::read(&arguments.programs).with_context(|| {
         format!("read {}: run `cargo xtask bench`, which builds it", arguments.programs.display())
     })?;
+    let mut result = BTreeMap::from([
+        ("machine", serde_json::to_value(Machine::this())?),
+        ("short", arguments.short.into()),
+    ]);
     pin_to_a_cpu()?;
-    let mut result = BTreeMap::new();
     if wanted(Part::Programs) {
         let rows = programs::run(&object, effort, |text| eprintln!("{text}"))?;
         println!("{}", programs::table(&rows));
@@ -61,6 +66,11 @@ fn perform(arguments: &Arguments) -> Result<()> {
         let rows = packets::run(&object, effort, |text| eprintln!("{text}"))?;
         println!("{}", packets::table(&rows));
         result.insert("packets", serde_json::to_value(rows)?);
+    }
+    if wanted(Part::Latency) {
+        let rows = latency::run(&object, effort, |text| eprintln!("{text}"))?;
+        println!("{}", latency::table(&rows));
+        result.insert("latency", serde_json::to_value(rows)?);
     }
     if arguments.json {
         println!("{}", serde_json::to_string(&result)?);
