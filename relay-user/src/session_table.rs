@@ -101,8 +101,11 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
     /// Puts a session in, or in the place of what stands there under its index: that one's counters go on.
     ///
     /// # Errors
-    /// If there is no room. Then nothing has changed.
+    /// If there is no room, as there never is for index 0. Then nothing has changed.
     pub fn insert(&mut self, session: &Session, owner: Owner) -> Result<(), NoRoom> {
+        if session.index == 0 {
+            return Err(NoRoom);
+        }
         let old = self.sessions.get(&session.index).copied();
         let traffic = self.traffic(session.index);
         let session = Session { packets: traffic.packets, bytes: traffic.bytes, ..*session };

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use relay_bench_ebpf::{BATCH, SENT, State};
 
 use crate::{
-    frame::write,
+    frame::{len, write},
     maps::{CONTENDER, FLOWS, FRAMES, STATE, TIMES},
 };
 
@@ -53,15 +53,6 @@ fn prepare(ctx: &XdpContext, state: &mut State) -> Option<()> {
     let number = state.next as u32;
     state.next += 1;
     write(ctx, frame, flow, number).then_some(())
-}
-
-/// The frame's length in bytes.
-#[inline(always)]
-fn len(ctx: &XdpContext) -> u64 {
-    let mut len = ctx.data_end() as u64 - ctx.data() as u64;
-    // SAFETY: it changes nothing. It keeps LLVM from subtracting the pointers in 32 bits, which the verifier prohibits.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) len) };
-    len
 }
 
 /// Adds one to a word. It is a full barrier on x86 (see [`State::runs`]); `AtomicU64` has no `fetch_add` on this target.

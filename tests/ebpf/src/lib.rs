@@ -30,6 +30,12 @@ pub const TIMES: &str = "TIMES";
 pub const CONTENDER: &str = "CONTENDER";
 /// Map of the lines that `reflmiss` reads one of, a power of two of them.
 pub const LINES: &str = "LINES";
+/// Map of one [`Arrived`] for each CPU.
+pub const ARRIVED: &str = "ARRIVED";
+/// Map of one [`Pace`].
+pub const PACE: &str = "PACE";
+/// Map of how many frames took how long: at [`bucket`] of their ns.
+pub const LATENCIES: &str = "LATENCIES";
 
 /// Key in [`FRAMES`] of what is sent.
 pub const SENT: u32 = 0;
@@ -57,6 +63,50 @@ pub struct State {
     pub runs: u64,
     /// Padding, zero.
     pub reserved: u64,
+}
+
+/// What has come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Arrived {
+    /// Frames that were as they had to be.
+    pub right: u64,
+    /// Others.
+    pub wrong: u64,
+}
+
+/// How fast `paced` sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Pace {
+    /// From one frame to the next, ns.
+    pub interval: u64,
+    /// When the next one is due, ns since boot.
+    pub due: u64,
+}
+
+/// Length of [`LATENCIES`].
+pub const BUCKETS: u32 = 2048;
+/// Buckets for each power of two.
+const FINE: u64 = 32;
+
+/// The bucket of a value: one for each value below 32, then 32 for each power of two.
+#[inline(always)]
+pub const fn bucket(value: u64) -> u32 {
+    if value < FINE {
+        return value as u32;
+    }
+    let power = 63 - value.leading_zeros();
+    (power - 4) * FINE as u32 + (value >> (power - 5) & (FINE - 1)) as u32
+}
+
+/// The smallest value of a bucket.
+pub const fn bucket_start(bucket: u32) -> u64 {
+    if (bucket as u64) < FINE {
+        return bucket as u64;
+    }
+    let (power, fine) = (bucket / FINE as u32 + 4, bucket as u64 % FINE);
+    (FINE + fine) << (power - 5)
 }
 
 /// A frame's head, but for what differs from flow to flow, which is zero in it.
@@ -178,6 +228,13 @@ impl Frame {
     }
 }
 
+/// Puts a time, and its complement, where a head has its stamp.
+#[inline(always)]
+pub fn stamp<const LAYOUT: usize>(words: &mut [u64; WORDS], time: u64) {
+    let at = const { LAYOUTS[LAYOUT].stamp / 8 };
+    (words[at], words[at + 1]) = (time, !time);
+}
+
 /// Puts a value of so many bytes where there are zeros.
 #[inline(always)]
 fn put(words: &mut [u64; WORDS], at: usize, value: u64, bytes: usize) {
@@ -192,13 +249,17 @@ const _: () = assert!(size_of::<State>() == 64 && size_of::<Frame>() == 128 && s
 
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
-    use super::{Flow, Frame, State};
+    use super::{Arrived, Flow, Frame, Pace, State};
     // SAFETY: `repr(C)`, `Copy`, no padding (zerocopy's `IntoBytes`) and valid for every bit pattern (`FromBytes`).
     unsafe impl aya::Pod for State {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Frame {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Arrived {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Pace {}
 }
 
 #[cfg(test)]
@@ -210,6 +271,14 @@ mod tests {
 
     fn bytes(words: [u64; WORDS]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn a_value_is_in_its_bucket() {
+        for value in (0..10_000).chain([1 << 20, (1 << 20) + 12_345, 1 << 40, u64::MAX >> 1]) {
+            let at = bucket(value);
+            assert!(at < BUCKETS && bucket_start(at) <= value && value < bucket_start(at + 1), "{value}");
+        }
     }
 
     #[test]

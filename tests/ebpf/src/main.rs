@@ -1,7 +1,8 @@
 //! The benchmark's XDP programs.
 //!
 //! `driver` times another program: it restores the frame and calls that program, over and over, in one
-//! BPF_PROG_TEST_RUN. `contenders` are programs to compare the relay's with.
+//! BPF_PROG_TEST_RUN. `contenders` are programs to compare the relay's with. `wire` sends frames to a relay and looks at what
+//! comes back.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
@@ -12,6 +13,8 @@ mod driver;
 mod frame;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod wire;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

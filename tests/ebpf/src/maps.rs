@@ -2,9 +2,9 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, ProgramArray},
+    maps::{Array, PerCpuArray, ProgramArray},
 };
-use relay_bench_ebpf::{Flow, Frame, Line, State, TIMES_MAX};
+use relay_bench_ebpf::{Arrived, BUCKETS, Flow, Frame, Line, Pace, State, TIMES_MAX};
 
 #[map]
 pub static STATE: Array<State> = Array::with_max_entries(1, 0);
@@ -26,3 +26,12 @@ pub static CONTENDER: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 #[map]
 pub static LINES: Array<Line> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static ARRIVED: PerCpuArray<Arrived> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static PACE: Array<Pace> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static LATENCIES: PerCpuArray<u64> = PerCpuArray::with_max_entries(BUCKETS, 0);

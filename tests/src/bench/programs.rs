@@ -8,6 +8,7 @@ use super::{
     Effort,
     driver::{Driver, Ran},
     relay::Relay,
+    settle,
     stats::{Ratio, Samples, interleave},
     traffic::{Family, Fate, Macs, Scenario, Traffic, Visits},
 };
@@ -30,20 +31,22 @@ pub struct Row {
     pub contender: &'static str,
     /// What it was given.
     pub scenario: Scenario,
-    /// Median of batches, median of rounds, with the harness.
+    /// Median of all batches, with the harness.
     pub gross: f64,
-    /// 10th percentile of batches, median of rounds, with the harness.
-    pub gross_fast: f64,
+    /// Smallest and largest of the rounds' medians, with the harness.
+    pub range: (f64, f64),
     /// `gross` without the harness.
     pub net: f64,
-    /// Smallest and largest of the rounds' `net`.
-    pub net_range: (f64, f64),
+    /// 10th percentile of all batches, with the harness.
+    pub gross_fast: f64,
     /// `gross_fast` without the harness.
     pub net_fast: f64,
-    /// `net_fast` over that of `reflect`.
+    /// `gross_fast` over that of `reflect`. With the harness, since without it `reflect` is hardly more than nothing.
     pub to_reflect: Ratio,
-    /// `net` over that of `reflmiss`.
+    /// `gross` over that of `reflmiss`.
     pub to_reflmiss: Ratio,
+    /// Whether the A/A control held: a figure counts only then.
+    pub control: bool,
 }
 
 /// A program under test, with what was measured so far.
@@ -51,6 +54,7 @@ struct Contender {
     name: &'static str,
     program: ProgramFd,
     fate: Option<Fate>,
+    all: Samples,
     median: Samples,
     fast: Samples,
     batches: u64,
@@ -93,8 +97,8 @@ fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>
         ("wgrelay", relay.program()?.fd()?.try_clone()?, Some(Fate::Relayed)),
         ("reflect again", driver.own("reflect")?, Some(Fate::Reflected)),
     ] {
-        let (median, fast) = (Samples::default(), Samples::default());
-        contenders.push(Contender { name, program, fate, median, fast, batches: 0 });
+        let [all, median, fast] = Default::default();
+        contenders.push(Contender { name, program, fate, all, median, fast, batches: 0 });
     }
     let centre = scenario == Scenario::CENTRE || scenario.sessions == 1_000_000;
     let (rounds, call_ns) = match (effort, centre) {
@@ -107,7 +111,7 @@ fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>
         let cost = driver.time(50)?.median();
         contender.batches = (call_ns / cost / relay_bench_ebpf::BATCH as f64) as u64;
     }
-    let measure = |contender: &mut Contender| {
+    let mut measure = |contender: &mut Contender| {
         driver.call(&contender.program)?;
         let forwarded = relay.forwarded()?;
         let batches = driver.time(contender.batches)?;
@@ -116,10 +120,15 @@ fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>
         ensure!(forwarded == expected, "{}: {forwarded} of {expected} forwarded", contender.name);
         contender.median.values.push(batches.median());
         contender.fast.values.push(batches.quantile(0.1));
+        contender.all.values.extend(&batches.values);
         Ok(batches.median())
     };
-    interleave(&mut contenders, rounds, measure, |_| {})?;
-    Ok(rows(scenario, &contenders))
+    let control = settle(effort, || {
+        interleave(&mut contenders, rounds, &mut measure, |_| {})?;
+        let [_, reflect, .., again] = &contenders[..] else { unreachable!("`reflect` is among them twice") };
+        Ok(again.fast.ratio(&reflect.fast).median)
+    })?;
+    Ok(rows(scenario, &contenders, control))
 }
 
 /// Looks at what the program does with the frames of the first flows: a contender that does nothing would be fast.
@@ -142,26 +151,22 @@ fn check(driver: &mut Driver, traffic: &Traffic, contender: &Contender) -> Resul
     Ok(())
 }
 
-fn rows(scenario: Scenario, contenders: &[Contender]) -> Vec<Row> {
-    let less = |of: &Samples, empty: &Samples| Samples {
-        values: of.values.iter().zip(&empty.values).map(|(of, empty)| of - empty).collect(),
-    };
-    let empty = &contenders[EMPTY];
-    let net = |contender: &Contender| less(&contender.median, &empty.median);
-    let net_fast = |contender: &Contender| less(&contender.fast, &empty.fast);
-    let (reflect, reflmiss) = (net_fast(&contenders[REFLECT]), net(&contenders[REFLMISS]));
+fn rows(scenario: Scenario, contenders: &[Contender], control: bool) -> Vec<Row> {
+    let gross = |contender: &Contender| (contender.all.median(), contender.all.quantile(0.1));
+    let (empty, empty_fast) = gross(&contenders[EMPTY]);
     let row = |contender: &Contender| {
-        let (net, net_fast) = (net(contender), net_fast(contender));
+        let (gross, gross_fast) = gross(contender);
         Row {
             contender: contender.name,
             scenario,
-            gross: contender.median.median(),
-            gross_fast: contender.fast.median(),
-            net: net.median(),
-            net_range: (net.min(), net.max()),
-            net_fast: net_fast.median(),
-            to_reflect: net_fast.ratio(&reflect),
-            to_reflmiss: net.ratio(&reflmiss),
+            gross,
+            range: (contender.median.min(), contender.median.max()),
+            net: gross - empty,
+            gross_fast,
+            net_fast: gross_fast - empty_fast,
+            to_reflect: contender.fast.ratio(&contenders[REFLECT].fast),
+            to_reflmiss: contender.median.ratio(&contenders[REFLMISS].median),
+            control,
         }
     };
     contenders.iter().map(row).collect()
@@ -174,24 +179,26 @@ pub fn table(rows: &[Row]) -> String {
     for row in rows {
         if before.replace(row.scenario) != Some(row.scenario) {
             text += &format!(
-                "\n{:<34} {:>8} {:>8} {:>17} {:>8} {:>19} {:>19}\n",
+                "\n{:<34} {:>7} {:>15} {:>7} {:>7} {:>8} {:>19} {:>19}\n",
                 row.scenario.to_string(),
-                "gross",
-                "net",
+                "median",
                 "min … max",
+                "fast",
+                "net",
                 "net fast",
-                "fast / reflect",
-                "net / reflmiss"
+                "/ reflect",
+                "/ reflmiss"
             );
         }
         let ratio = |Ratio { median, low, high }| format!("{median:.2} ({low:.2}–{high:.2})");
-        let (min, max) = row.net_range;
+        let (min, max) = row.range;
         text += &format!(
-            "  {:<32} {:>8.1} {:>8.1} {:>17} {:>8.1} {:>19} {:>19}\n",
+            "  {:<32} {:>7.1} {:>15} {:>7.1} {:>7.1} {:>8.1} {:>19} {:>19}\n",
             row.contender,
             row.gross,
-            row.net,
             format!("{min:.1} … {max:.1}"),
+            row.gross_fast,
+            row.net,
             row.net_fast,
             ratio(row.to_reflect),
             ratio(row.to_reflmiss)

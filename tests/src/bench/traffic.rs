@@ -125,9 +125,11 @@ impl Traffic {
             local: if family == Family::V4 { RELAY_V4.into() } else { RELAY_V6.into() },
             member: None,
         };
+        // Never 0, which is no index.
+        let index = mix(number + 1);
         Session {
-            initiator: side(self.scenario.from, 10, !mix(number)),
-            responder: side(self.scenario.to, 11, mix(number)),
+            initiator: side(self.scenario.from, 10, !index),
+            responder: side(self.scenario.to, 11, index),
             opened: std::time::Duration::ZERO,
         }
     }

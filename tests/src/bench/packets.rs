@@ -1,0 +1,144 @@
+//! Packets end to end: what a packet costs on its way over a wire, through a relay and back.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{
+    Effort,
+    contender::{self, Contender},
+    settle,
+    stats::{Ratio, Samples, interleave},
+    traffic::{Family, Scenario, Visits},
+    wire::Eye,
+};
+use crate::lab::Lab;
+
+/// Frames of a call that shows what any call costs.
+const FEW: u32 = 64;
+
+/// What a contender reached in one scenario.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The contender. `reflect again` is the A/A control.
+    pub contender: &'static str,
+    /// What was sent.
+    pub scenario: Scenario,
+    /// ns for a packet from source to source, median of rounds.
+    pub ns: f64,
+    /// Smallest and largest.
+    pub range: (f64, f64),
+    /// Packets per second.
+    pub per_second: f64,
+    /// Packets per second over those of `reflect`.
+    pub to_reflect: Ratio,
+    /// Packets per second over those of `reflmiss`.
+    pub to_reflmiss: Ratio,
+    /// Frames sent in all, and how many came back right.
+    pub frames: (u64, u64),
+    /// Whether the A/A control held: a figure counts only then.
+    pub control: bool,
+}
+
+/// ns for a packet in a call of so many, without what every call costs.
+fn time(contender: &mut Contender, frames: u32) -> Result<f64> {
+    let few = contender.wire.send(FEW)?.time;
+    let many = contender.wire.send(frames)?.time;
+    contender.check()?;
+    Ok((many.as_secs_f64() - few.as_secs_f64()) * 1e9 / f64::from(frames - FEW))
+}
+
+/// The scenarios: one factor at a time.
+fn scenarios(effort: Effort) -> Vec<Scenario> {
+    use Family::{V4, V6};
+    let centre = Scenario::CENTRE;
+    let many = Scenario { sessions: 1_000_000, ..centre };
+    if effort == Effort::Short {
+        return vec![centre, many];
+    }
+    let mut all = vec![centre];
+    all.extend([64, 512, 1_420].map(|payload| Scenario { payload, ..centre }));
+    all.extend([1, 100_000].map(|sessions| Scenario { sessions, ..centre }));
+    all.push(many);
+    all.push(Scenario { visits: Visits::Zipf, ..many });
+    all.extend([(V6, V6), (V4, V6), (V6, V4)].map(|(from, to)| Scenario { from, to, ..centre }));
+    all
+}
+
+/// Measures all scenarios. `object` is the benchmark's BPF object file.
+pub fn run(object: &[u8], effort: Effort, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for scenario in scenarios(effort) {
+        progress(&format!("packets: {scenario}"));
+        rows.extend(measure(object, scenario, effort)?);
+    }
+    Ok(rows)
+}
+
+fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>> {
+    let lab = Lab::new();
+    let mut contenders = contender::xdp(&lab, object, scenario, Eye::Counting)?;
+    let (rounds, frames) = match (effort, scenario == Scenario::CENTRE || scenario.sessions == 1_000_000) {
+        (Effort::Short, _) => (4, 1 << 20),
+        (Effort::Full, true) => (40, 1 << 21),
+        (Effort::Full, false) => (20, 1 << 20),
+    };
+    for contender in &mut contenders {
+        time(contender, 1 << 14)?;
+    }
+    let mut samples = vec![Samples::default(); contenders.len()];
+    let control = settle(effort, || {
+        let more = interleave(&mut contenders, rounds, |contender| time(contender, frames), |_| {})?;
+        samples.iter_mut().zip(more).for_each(|(all, more)| all.values.extend(more.values));
+        let [reflect, .., again] = &samples[..] else { unreachable!("`reflect` is among them twice") };
+        Ok(again.ratio(reflect).median)
+    })?;
+    let per_second =
+        |samples: &Samples| Samples { values: samples.values.iter().map(|ns| 1e9 / ns).collect() };
+    let (reflect, reflmiss) = (per_second(&samples[0]), per_second(&samples[1]));
+    let rows = contenders.iter().zip(&samples).map(|(contender, samples)| {
+        let all = contender.wire.totals()?;
+        let speed = per_second(samples);
+        Ok(Row {
+            contender: contender.name,
+            scenario,
+            ns: samples.median(),
+            range: (samples.min(), samples.max()),
+            per_second: speed.median(),
+            to_reflect: speed.ratio(&reflect),
+            to_reflmiss: speed.ratio(&reflmiss),
+            frames: (all.sent, all.right),
+            control,
+        })
+    });
+    rows.collect()
+}
+
+/// The rows as text.
+pub fn table(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let mut before = None;
+    for row in rows {
+        if before.replace(row.scenario) != Some(row.scenario) {
+            text += &format!(
+                "\n{:<34} {:>8} {:>17} {:>8} {:>19} {:>19}\n",
+                row.scenario.to_string(),
+                "ns",
+                "min … max",
+                "Mpps",
+                "× reflect",
+                "× reflmiss"
+            );
+        }
+        let ratio = |Ratio { median, low, high }| format!("{median:.2} ({low:.2}–{high:.2})");
+        text += &format!(
+            "  {:<32} {:>8.1} {:>17} {:>8.2} {:>19} {:>19}\n",
+            row.contender,
+            row.ns,
+            format!("{:.1} … {:.1}", row.range.0, row.range.1),
+            row.per_second / 1e6,
+            ratio(row.to_reflect),
+            ratio(row.to_reflmiss)
+        );
+    }
+    text
+}
