@@ -384,7 +384,7 @@ mod tests {
             let homes = homes(DIRECTIONS);
             // As boringtun numbers them: a counter in the lowest byte.
             let mut hits = std::vec![0; homes as usize];
-            for index in (0..DIRECTIONS).map(|n| n << 8 | n % 3) {
+            for index in (0..DIRECTIONS).map(|n| (n << 8) | (n % 3)) {
                 hits[home(index, seed, homes) as usize] += 1;
             }
             assert!(hits.iter().all(|hits| *hits < 8), "{seed:#x}");

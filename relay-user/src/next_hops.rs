@@ -112,6 +112,8 @@ pub struct NextHops {
     attested: HashMap<Flow, u32>,
     hops: BTreeMap<HopKey, Hop>,
     reserved: HashSet<u16>,
+    /// The id that was given last.
+    newest: u16,
 }
 
 /// An entry that leads nowhere.
@@ -296,9 +298,14 @@ impl NextHops {
             .collect()
     }
 
-    fn free_id(&self) -> Option<u16> {
+    /// Ids go round, so that one that was just freed is not written anew while a packet may be on its way by it.
+    fn free_id(&mut self) -> Option<u16> {
         let used: HashSet<u16> = self.hops.values().map(|hop| hop.id).collect();
-        (UNRESOLVED + 1..NEXT_HOPS_MAX as u16).find(|id| !used.contains(id) && !self.reserved.contains(id))
+        let free = |id: &u16| !used.contains(id) && !self.reserved.contains(id);
+        let all = || UNRESOLVED + 1..NEXT_HOPS_MAX as u16;
+        let id = all().skip(self.newest.into()).chain(all()).find(free)?;
+        self.newest = id;
+        Some(id)
     }
 }
 
@@ -420,7 +427,7 @@ mod tests {
         freed.sort_by_key(|(id, _)| *id);
         assert_eq!(freed, [(1, NOWHERE), (2, NOWHERE)]);
         hops.set_route(FAR_TOO, Some(Route::new(4, GATEWAY, None)));
-        assert_eq!(hops.id(FAR_TOO), 1);
+        assert_eq!(hops.id(FAR_TOO), 4, "those wait for their turn");
     }
 
     #[test]

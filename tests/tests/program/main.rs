@@ -19,4 +19,5 @@ mod race;
 mod reasons;
 mod relay;
 mod slow_path;
+mod table;
 mod vlan;
