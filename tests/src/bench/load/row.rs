@@ -1,33 +1,16 @@
 //! A line of the result: what one contender's relaying costs.
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::Outcome;
 use crate::bench::{
     cpu::Usage,
-    load::Outcome,
-    stats::{Ratio, Samples},
+    stats::{Ratio, Samples, Spread},
 };
 
-/// A median and its extremes over the rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// The median.
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl From<&Samples> for Spread {
-    fn from(samples: &Samples) -> Self {
-        Self { median: samples.median(), min: samples.min(), max: samples.max() }
-    }
-}
-
 /// One contender with one load.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Who.
     pub contender: String,
@@ -101,11 +84,8 @@ impl Row {
         measured: &Measured,
         reflect: &Measured,
     ) -> Self {
-        let net = |all: &Samples, harness: &Samples| Samples {
-            values: all.values.iter().zip(&harness.values).map(|(all, harness)| all - harness).collect(),
-        };
-        let net_tasks = net(&measured.tasks, &reflect.tasks);
-        let net = net(&measured.cost, &reflect.cost);
+        let net_tasks = measured.tasks.less(&reflect.tasks);
+        let net = measured.cost.less(&reflect.cost);
         Self {
             contender: contender.to_owned(),
             sessions,
