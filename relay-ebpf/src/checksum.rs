@@ -34,16 +34,18 @@ pub fn delta(old: &[u8], new: &[u8]) -> u16 {
     add(words(old, 0xffff) as u16, words(new, 0) as u16)
 }
 
-/// One's complement addition of two deltas.
+/// One's complement addition of two deltas. One fold is enough: the sum of two words has one carry at most, and where it
+/// has one there is room for it.
 #[inline(always)]
 pub const fn add(a: u16, b: u16) -> u16 {
-    fold(a as u32 + b as u32)
+    let sum = a as u32 + b as u32;
+    (sum + (sum >> 16)) as u16
 }
 
 /// The checksum after a change whose delta is given. `checksum` is the field as it is in the packet.
 #[inline(always)]
 pub const fn apply(checksum: u16, delta: u16) -> u16 {
-    !fold((!checksum) as u32 + delta as u32)
+    !add(!checksum, delta)
 }
 
 /// [`apply`] for UDP: a computed zero is sent as all ones, since zero means "no checksum" (RFC 768). The caller leaves

@@ -58,7 +58,7 @@ pub const TX_PORTS_MAX: u32 = 64;
 /// Default number of directions that fit into [`SESSIONS`]; the configuration sets the real one at load.
 pub const SESSIONS_DEFAULT: u32 = 65_536;
 /// A session stands in one of so many slots, of which its [`home`] is the first.
-pub const WINDOW: u32 = 16;
+pub const WINDOW: u32 = 32;
 
 /// How many homes a table for so many directions has: half of them stay empty, so that windows hardly ever fill.
 pub const fn homes(directions: u32) -> u32 {

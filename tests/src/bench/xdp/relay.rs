@@ -30,7 +30,7 @@ impl Relay {
     /// Loads the program and fills its tables with all sessions of the traffic. What it sends leaves by the interface
     /// with this index.
     pub fn load(traffic: &Traffic, ifindex: u32) -> Result<Self> {
-        let directions = traffic.scenario.sessions.max(tables::SESSIONS_DEFAULT);
+        let directions = directions_for(traffic.scenario.sessions);
         let config = constants(PORT, directions);
         let mut loader = EbpfLoader::new();
         loader
@@ -97,7 +97,13 @@ fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(ebpf.program_mut("wgrelay").context("no program `wgrelay`")?.try_into()?)
 }
 
+/// What a relay would be configured for that has so many: some more, since a table that is used up refuses one in a
+/// million.
+fn directions_for(sessions: u32) -> u32 {
+    (sessions + sessions / 8).max(tables::SESSIONS_DEFAULT)
+}
+
 /// How many cache lines the session table has: `reflmiss` reads an array of so many.
 pub fn lines(sessions: u32) -> u32 {
-    tables::slots(sessions.max(tables::SESSIONS_DEFAULT))
+    tables::slots(directions_for(sessions))
 }
