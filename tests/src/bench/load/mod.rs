@@ -1,4 +1,4 @@
-//! A load that a relay can carry: frames go out only while few are under way, so what is not delivered was lost by the
+//! Relays of all kinds under one load, which any of them can carry: frames go out only while few are under way, so what is not delivered was lost by the
 //! relay, not by a queue that nobody could have emptied in time.
 
 pub mod batch;

@@ -32,7 +32,7 @@ pub struct Row {
     pub to_reflect: Ratio,
     /// The same of the tasks that took part.
     pub tasks_to_reflect: Ratio,
-    /// Net CPU seconds for 10⁹ bits of UDP payload.
+    /// Net CPU seconds of the tasks that took part for 10⁹ bits of UDP payload.
     pub net_cpu_seconds_per_gbit: f64,
     /// Packets delivered each second of the clock, with a load that waits for no one but its window.
     pub packets_per_second: Spread,
@@ -98,7 +98,7 @@ impl Row {
             to_reflect: measured.cost.ratio(&reflect.cost),
             tasks_to_reflect: measured.tasks.ratio(&reflect.tasks),
             // ns for bits are seconds for Gbit.
-            net_cpu_seconds_per_gbit: net.median() / (payload * 8) as f64,
+            net_cpu_seconds_per_gbit: net_tasks.median() / (payload * 8) as f64,
             packets_per_second: (&measured.speed).into(),
             delivered: measured.delivered,
             lost: measured.lost,

@@ -23,7 +23,8 @@ pub fn updated(page: &str, report: &Report) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n\n{}\n{END}{after}", measured(report)))
 }
 
-const MISSING: &str = "the page needs the two markers `<!-- measured: begin -->` and, after it, `<!-- measured: end -->`, once each";
+const MISSING: &str = "the page needs `<!-- measured: begin -->` and after it `<!-- measured: end -->`, once each: what \
+                       was measured goes between them";
 
 /// What was measured, as Markdown.
 fn measured(report: &Report) -> String {
