@@ -8,10 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use relay_tests::bench::{
-    Effort,
-    machine::Machine,
-    report::{Part, Report, page, picture, tables},
+use relay_tests::{
+    bench::{
+        Effort,
+        machine::Machine,
+        report::{Part, Report, page, picture, tables},
+    },
+    wait::now,
 };
 
 /// Measure the relay and what it is compared with.
@@ -71,7 +74,9 @@ fn measure(arguments: &Arguments, programs: &Path) -> Result<Report> {
     let mut report = Report { machine: Machine::this(), short: arguments.short, ..Report::default() };
     for part in Part::ALL {
         if arguments.only.is_empty() || arguments.only.contains(&part) {
+            let start = now();
             report.measure(part, &object, effort, &|text| eprintln!("{text}"))?;
+            eprintln!("{part:?}: {:.1} s", start.elapsed().as_secs_f64());
             println!("\n{}", tables::of_part(&report, part));
         }
     }

@@ -1,5 +1,5 @@
-//! Relays of all kinds under one load, which any of them can carry: frames go out only while few are under way, so what is not delivered was lost by the
-//! relay, not by a queue that nobody could have emptied in time.
+//! Relays of all kinds under one load, which any of them can carry: frames go out only while few are under way, so what
+//! is not delivered was lost by the relay, not by a queue that nobody could have emptied in time.
 
 pub mod batch;
 pub mod flows;
