@@ -33,7 +33,8 @@ pub fn svg(report: &Report, cost: &NetCost) -> String {
     }
     for (number, (name, ns)) in (0_u32..).zip(bars) {
         let top = TOP + STEP * f64::from(number);
-        let (class, digits) = (if name == "wgrelay" { "bar us" } else { "bar" }, usize::from(ns < 100.0));
+        let class = if name == "wgrelay" { "bar us" } else { "bar" };
+        let value = if ns < 100.0 { format!("{ns:.1}") } else { super::tables::thousands(ns) };
         let times = if ["wgrelay", "reflect"].contains(&name) {
             String::new()
         } else {
@@ -42,7 +43,7 @@ pub fn svg(report: &Report, cost: &NetCost) -> String {
         shapes += &format!(
             "<text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\n\
              <rect class=\"{class}\" x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"22\" rx=\"2\"/>\n\
-             <text x=\"{:.1}\" y=\"{:.1}\">{ns:.digits$} ns{times}</text>\n",
+             <text x=\"{:.1}\" y=\"{:.1}\">{value} ns{times}</text>\n",
             LEFT - 10.0,
             top + 22.0,
             escaped(name),
@@ -94,7 +95,7 @@ mod tests {
         let picture = svg(&report, &cost);
         assert_eq!(picture.matches("<rect ").count(), 5);
         assert_eq!(picture.matches("class=\"bar us\"").count(), 1);
-        assert!(picture.contains(">8000 ns (800 ×)</text>") && picture.contains("A &amp; B &lt;C&gt;"));
+        assert!(picture.contains(">8,000 ns (800 ×)</text>") && picture.contains("A &amp; B &lt;C&gt;"));
         // 1,000 ns are three of the four decades.
         assert!(picture.contains("width=\"352.5\""), "{picture}");
     }

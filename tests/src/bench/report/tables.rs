@@ -144,10 +144,10 @@ fn load(report: &Report, rows: &[crate::bench::load::row::Row]) -> String {
         table.row([
             row.contender.clone(),
             thousands(row.sessions.into()),
-            format!("{:.0}", row.tasks_ns_per_packet.median),
+            thousands(row.tasks_ns_per_packet.median),
             extremes(row.tasks_ns_per_packet),
-            format!("{:.0}", row.net_tasks_ns_per_packet.median),
-            format!("{:.0}", row.net_ns_per_packet.median),
+            thousands(row.net_tasks_ns_per_packet.median),
+            thousands(row.net_ns_per_packet.median),
             ratio(row.tasks_to_reflect),
             thousands(row.packets_per_second.median),
             format!("{:.2}", row.net_cpu_seconds_per_gbit),
@@ -195,8 +195,8 @@ pub fn net_cost(cost: &NetCost) -> String {
         table.row([
             row.contender.clone(),
             thousands(row.sessions.into()),
-            format!("{:.0}", row.ns),
-            format!("{:.0}", row.busy_ns),
+            thousands(row.ns),
+            thousands(row.busy_ns),
             format!("{:.1}", 1.0 / row.wgrelay_to_it),
             row.at_most.map_or_else(dash, |at_most| format!("≥ {:.0}", 1.0 / at_most)),
             row.reached.map_or_else(dash, yes),
@@ -282,9 +282,9 @@ mod tests {
 |----------------------|---------:|------:|---------:|----------:|-------:|--------:|
 | reflect              |    1,000 |   1.0 |        – |       0.1 |      – |       – |
 | wgrelay              |    1,000 |  10.0 |        – |       1.0 |      – |       – |
-| nft-conntrack        |    1,000 |  1000 |     1001 |     100.0 |    ≥ 8 |     yes |
+| nft-conntrack        |    1,000 | 1,000 |    1,001 |     100.0 |    ≥ 8 |     yes |
 | userspace            |    1,000 |   100 |      101 |      10.0 |   ≥ 15 |      no |
-| wireguard-go-hub     |        1 |  8000 |     8001 |     800.0 |   ≥ 60 |     yes |
+| wireguard-go-hub     |        1 | 8,000 |    8,001 |     800.0 |   ≥ 60 |     yes |
 ";
         assert_eq!(net_cost(&made_up().net_cost.unwrap()), expected);
     }
