@@ -51,7 +51,7 @@ pub fn run(object: &[u8], effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec
 fn measure(object: &[u8], effort: Effort) -> Result<Vec<Row>> {
     let scenario = Scenario::CENTRE;
     let lab = Lab::new();
-    let mut contenders = contender::xdp(&lab, object, scenario, Eye::Timing)?;
+    let mut contenders = contender::xdp(&lab, object, scenario, Eye::Timing, true)?;
     let capacity = {
         let wire = &mut contenders[WGRELAY].wire;
         let few = wire.send_paced(64, 0)?.0.time;
