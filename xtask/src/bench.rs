@@ -1,12 +1,19 @@
 //! The benchmark: builds what it needs and starts it.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
+use clap::ValueEnum as _;
 
 use crate::{
     build,
-    setup::{self, Part},
+    setup::{
+        self,
+        Part::{Bpf, Lab},
+    },
 };
 
 /// What to measure, and how it is told.
@@ -18,22 +25,58 @@ pub struct Arguments {
     /// Print the result as one JSON object, as the last line
     #[arg(long)]
     json: bool,
-    /// Only this part; may be given several times (`--only help` names them)
+    /// Only this part; may be given several times
     #[arg(long, value_name = "PART")]
-    only: Vec<String>,
+    only: Vec<Part>,
+    /// Write the result into docs/benchmarks.md, and its picture
+    #[arg(long, conflicts_with = "only")]
+    write: bool,
+    /// Measure nothing: take what an earlier run printed with --json
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["short", "only"])]
+    from: Option<PathBuf>,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// What a run of an XDP program costs
+    Programs,
+    /// What a packet costs end to end, with XDP programs
+    Packets,
+    /// How long a packet is on its way
+    Latency,
+    /// Handshakes per second
+    Handshakes,
+    /// What a packet costs relays of all kinds
+    Relays,
+    /// What it costs a hub that decrypts and encrypts again
+    Hub,
+    /// TCP through WireGuard: direct, by the relay, by the hub
+    Throughput,
 }
 
 /// Builds what the benchmark needs, and gives the command that runs it. It needs root.
 pub fn command(workspace: &Path, arguments: &Arguments) -> Result<Command> {
-    let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab])?;
-    build::object(workspace, &tools)?;
-    let programs = build::bench_object(workspace, &tools)?;
-    let wgrelay = build::host("wgrelay", true)?;
-    let mut command = Command::new(build::host("bench", true)?);
-    command.env("WGRELAY_BIN", wgrelay).arg("--programs").arg(programs);
+    let mut command = if let Some(file) = &arguments.from {
+        let mut command = Command::new(build::host("bench", true)?);
+        command.arg("--from").arg(file);
+        command
+    } else {
+        let tools = setup::setup(workspace, &[Bpf, Lab])?;
+        build::object(workspace, &tools)?;
+        let programs = build::bench_object(workspace, &tools)?;
+        let wgrelay = build::host("wgrelay", true)?;
+        let mut command = Command::new(build::host("bench", true)?);
+        command.env("WGRELAY_BIN", wgrelay).arg("--programs").arg(programs);
+        command
+    };
     command.args(arguments.short.then_some("--short")).args(arguments.json.then_some("--json"));
     for part in &arguments.only {
-        command.args(["--only", part]);
+        let part = part.to_possible_value().expect("all parts can be named");
+        command.args(["--only", part.get_name()]);
+    }
+    if arguments.write {
+        command.arg("--write").arg(workspace.join("docs"));
     }
     Ok(command)
 }

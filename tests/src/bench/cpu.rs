@@ -127,6 +127,16 @@ pub fn pinned<T>(cpu: usize, work: impl FnOnce() -> T) -> Result<T> {
     Ok(result)
 }
 
+/// Does something on the last CPU that this thread may use: on the first one the system does more of its own.
+///
+/// # Errors
+/// If the system refuses, or that of the work.
+pub fn on_one<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let allowed = sched_getaffinity(None).context("ask where a thread may run")?;
+    let cpu = (0..CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).context("no CPU is allowed")?;
+    pinned(cpu, work)?
+}
+
 /// Gives this thread the least right to run.
 fn become_idle() -> Result<()> {
     // SAFETY: all zeroes is a valid parameter: priority 0.

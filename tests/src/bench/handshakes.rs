@@ -20,7 +20,10 @@ use relay_user::{
     members::{Member, Members, Place, Policy, PublicKey},
 };
 
-use super::stats::{Samples, interleave};
+use super::{
+    Effort,
+    stats::{Samples, Spread, interleave},
+};
 use crate::oracle::kernel::pin_to_a_cpu;
 
 /// The fuzz targets' messages: made by other implementations than the relay's.
@@ -39,12 +42,12 @@ const PORT: u16 = 51820;
 const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// What was measured with so many members and one kernel.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
     /// How many members there are. All are relayed here, in one network, with a session each.
     pub members: usize,
     /// What keys were searched by: the fastest that the CPU has, or a slower one.
-    pub kernel: &'static str,
+    pub kernel: String,
     /// Whole handshakes of hosts that are known and have talked before: initiation, response, session opened, and closed
     /// at its end.
     pub known_per_second: Spread,
@@ -60,30 +63,16 @@ pub struct Row {
     pub search_share_of_unknown: f64,
 }
 
-/// A median over rounds, and the extremes.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Spread {
-    /// The median.
-    pub median: f64,
-    /// The least.
-    pub min: f64,
-    /// The most.
-    pub max: f64,
-}
-
-impl From<&Samples> for Spread {
-    fn from(samples: &Samples) -> Self {
-        Self { median: samples.median(), min: samples.min(), max: samples.max() }
-    }
-}
-
 /// Measures on one CPU, to which the thread is tied meanwhile. `progress` is told what is being done.
 ///
 /// # Errors
 /// If the tracker does with a message what it should not.
-pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    let (rounds, at_least) =
-        if short { (5, Duration::from_millis(30)) } else { (21, Duration::from_millis(100)) };
+pub fn run(effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
+    let (rounds, at_least) = if effort == Effort::Short {
+        (5, Duration::from_millis(30))
+    } else {
+        (21, Duration::from_millis(100))
+    };
     let allowed = rustix::thread::sched_getaffinity(None)?;
     pin_to_a_cpu().context("tie this thread to a CPU")?;
     let rows = measure(rounds, at_least, progress);
@@ -116,7 +105,7 @@ fn measure(rounds: usize, at_least: Duration, progress: &dyn Fn(&str)) -> Result
         let search = nobody.median() * (members + 1.0) / (2.0 * members);
         Row {
             members: world.keys.len(),
-            kernel: world.kernel.name(),
+            kernel: world.kernel.name().to_owned(),
             known_per_second: per_second(known),
             proven_per_second: per_second(proven),
             unknown_per_second: per_second(unknown),

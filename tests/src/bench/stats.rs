@@ -10,7 +10,7 @@ pub struct Samples {
 }
 
 /// A ratio of medians, with a 95 % confidence interval.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Ratio {
     /// The ratio itself.
     pub median: f64,
@@ -18,6 +18,23 @@ pub struct Ratio {
     pub low: f64,
     /// Upper end of the interval.
     pub high: f64,
+}
+
+/// A median and its extremes over the rounds.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Spread {
+    /// The median.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl From<&Samples> for Spread {
+    fn from(samples: &Samples) -> Self {
+        Self { median: samples.median(), min: samples.min(), max: samples.max() }
+    }
 }
 
 impl Samples {
@@ -42,6 +59,11 @@ impl Samples {
     /// The largest value.
     pub fn max(&self) -> f64 {
         self.values.iter().copied().fold(f64::NAN, f64::max)
+    }
+
+    /// This less another that was measured in the same rounds, round by round.
+    pub fn less(&self, other: &Self) -> Self {
+        Self { values: self.values.iter().zip(&other.values).map(|(one, other)| one - other).collect() }
     }
 
     /// This over another that was measured in the same rounds. The interval is that of a bootstrap over rounds, so what

@@ -6,14 +6,14 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Host, Internet, Lab, Member, Relay,
     bench::{
+        Effort,
         cpu::Spinners,
-        row::Spread,
-        stats::{Ratio, Samples, interleave},
+        stats::{Ratio, Samples, Spread, interleave},
     },
     host::LARGE_MTU,
     internet::public,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How the two hosts of a pair reach each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
     /// Each knows the other's address.
@@ -47,7 +47,7 @@ impl Way {
 }
 
 /// One way.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Which.
     pub way: Way,
@@ -138,8 +138,8 @@ fn endpoint(host: &Host) -> SocketAddr {
 ///
 /// # Errors
 /// If relayed data did not go by XDP.
-pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    let (rounds, seconds) = if short { (1, 2) } else { (9, 5) };
+pub fn run(effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
+    let (rounds, seconds) = if effort == Effort::Short { (1, 2) } else { (5, 5) };
     let lab = Lab::new();
     let mut scene = Scene::new(&lab);
     for (way, a, b) in &scene.pairs {

@@ -1,10 +1,21 @@
 //! `cargo xtask bench`: the relay and what it is compared with, side by side.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use relay_tests::bench::{Effort, latency, machine::Machine, packets, pin_to_a_cpu, programs};
+use relay_tests::{
+    bench::{
+        Effort,
+        machine::Machine,
+        report::{Part, Report, page, picture, tables},
+    },
+    wait::now,
+};
 
 /// Measure the relay and what it is compared with.
 ///
@@ -12,8 +23,8 @@ use relay_tests::bench::{Effort, latency, machine::Machine, packets, pin_to_a_cp
 #[derive(Parser)]
 struct Arguments {
     /// The benchmark's BPF object file
-    #[arg(long)]
-    programs: PathBuf,
+    #[arg(long, required_unless_present = "from")]
+    programs: Option<PathBuf>,
     /// Under two minutes
     #[arg(long)]
     short: bool,
@@ -23,17 +34,12 @@ struct Arguments {
     /// Only this part; may be given several times
     #[arg(long)]
     only: Vec<Part>,
-}
-
-/// What can be measured by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
-    /// What a run of a program costs
-    Programs,
-    /// What a packet costs end to end
-    Packets,
-    /// How long a packet is on its way
-    Latency,
+    /// Write the result into benchmarks.md and benchmarks.svg of this directory
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "only")]
+    write: Option<PathBuf>,
+    /// Measure nothing: take what an earlier run printed with --json
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["short", "only"])]
+    from: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -47,33 +53,55 @@ fn main() -> ExitCode {
 }
 
 fn perform(arguments: &Arguments) -> Result<()> {
-    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
-    let effort = if arguments.short { Effort::Short } else { Effort::Full };
-    let object = std::fs::read(&arguments.programs).with_context(|| {
-        format!("read {}: run `cargo xtask bench`, which builds it", arguments.programs.display())
-    })?;
-    let mut result = BTreeMap::from([
-        ("machine", serde_json::to_value(Machine::this())?),
-        ("short", arguments.short.into()),
-    ]);
-    pin_to_a_cpu()?;
-    if wanted(Part::Programs) {
-        let rows = programs::run(&object, effort, |text| eprintln!("{text}"))?;
-        println!("{}", programs::table(&rows));
-        result.insert("programs", serde_json::to_value(rows)?);
-    }
-    if wanted(Part::Packets) {
-        let rows = packets::run(&object, effort, |text| eprintln!("{text}"))?;
-        println!("{}", packets::table(&rows));
-        result.insert("packets", serde_json::to_value(rows)?);
-    }
-    if wanted(Part::Latency) {
-        let rows = latency::run(&object, effort, |text| eprintln!("{text}"))?;
-        println!("{}", latency::table(&rows));
-        result.insert("latency", serde_json::to_value(rows)?);
+    let report = match (&arguments.from, &arguments.programs) {
+        (Some(file), _) => read(file)?,
+        (None, Some(programs)) => measure(arguments, programs)?,
+        (None, None) => unreachable!("clap wants one of them"),
+    };
+    if let Some(directory) = &arguments.write {
+        write(&report, directory)?;
     }
     if arguments.json {
-        println!("{}", serde_json::to_string(&result)?);
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(())
+}
+
+fn measure(arguments: &Arguments, programs: &Path) -> Result<Report> {
+    let effort = if arguments.short { Effort::Short } else { Effort::Full };
+    let object = fs::read(programs)
+        .with_context(|| format!("read {}: run `cargo xtask bench`, which builds it", programs.display()))?;
+    let mut report = Report { machine: Machine::this(), short: arguments.short, ..Report::default() };
+    for part in Part::ALL {
+        if arguments.only.is_empty() || arguments.only.contains(&part) {
+            let start = now();
+            report.measure(part, &object, effort, &|text| eprintln!("{text}"))?;
+            eprintln!("{part:?}: {:.1} s", start.elapsed().as_secs_f64());
+            println!("\n{}", tables::of_part(&report, part));
+        }
+    }
+    if let Some(cost) = &report.net_cost {
+        println!("\n{}", tables::net_cost(cost));
+    }
+    Ok(report)
+}
+
+/// What an earlier run printed: its last line.
+fn read(file: &Path) -> Result<Report> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let last = text.trim_end().lines().last().unwrap_or_default();
+    serde_json::from_str(last)
+        .with_context(|| format!("{} ends in no result of `cargo xtask bench --json`", file.display()))
+}
+
+fn write(report: &Report, directory: &Path) -> Result<()> {
+    let file = directory.join("benchmarks.md");
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let text = page::updated(&text, report).with_context(|| format!("update {}", file.display()))?;
+    fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    if let Some(cost) = &report.net_cost {
+        let file = directory.join("benchmarks.svg");
+        fs::write(&file, picture::svg(report, cost)).with_context(|| format!("write {}", file.display()))?;
     }
     Ok(())
 }

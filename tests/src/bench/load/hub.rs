@@ -7,16 +7,20 @@ use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use etherparse::PacketBuilder;
 
+use super::{
+    Outcome,
+    flows::Flow,
+    peer::{Peer, message_to},
+    place::{Place, reflect},
+    relays::{CPUS, PAYLOAD},
+    row::{Measured, Row},
+};
 use crate::{
     Host, Lab,
     bench::{
+        Effort,
         cpu::{Spinners, Usage, pinned},
-        flows::Flow,
-        load::Outcome,
-        peer::{Peer, message_to},
-        place::{Place, reflect},
-        relays::{CPUS, PAYLOAD},
-        row::{Measured, Row},
+        settle,
         stats::interleave,
     },
     relay::PORT,
@@ -143,26 +147,26 @@ fn inner(time_to_live: u8) -> Vec<u8> {
 ///
 /// # Errors
 /// If the hub can't be set up, or what it sends can't be decrypted.
-pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    let (rounds, count) = if short { (3, 10_000) } else { (40, 50_000) };
+pub fn run(effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
+    let (rounds, count) = if effort == Effort::Short { (3, 10_000) } else { (40, 50_000) };
     let lab = Lab::new();
     let mut scene = Scene::new(&lab, count)?;
     let spinners = Spinners::start()?;
     let who = [Who::Reflect, Who::Hub, Who::ReflectAgain];
     let mut measured = [Measured::default(), Measured::default(), Measured::default()];
     pinned(CPUS[0], || {
-        interleave(
-            &mut who.clone(),
-            rounds,
-            |who| {
+        settle(effort, || {
+            let measure = |who: &mut Who| {
                 let (outcome, usage) = match who {
                     Who::Hub => scene.through_hub(&spinners)?,
                     Who::Reflect | Who::ReflectAgain => scene.reflected(&spinners)?,
                 };
                 measured[*who as usize].add(outcome, usage).with_context(|| format!("{who:?}"))
-            },
-            |round| progress(&format!("hub: round {} of {rounds}", round + 1)),
-        )
+            };
+            let tell = |round| progress(&format!("hub: round {} of {rounds}", round + 1));
+            interleave(&mut who.clone(), rounds, measure, tell)?;
+            Ok(measured[2].tasks.ratio(&measured[0].tasks).median)
+        })
     })??;
     let names = ["hub-reflect", "wireguard-go-hub", "hub-reflect-again"];
     let row = |(name, m): (&str, &Measured)| Row::new(name, 1, PAYLOAD, m, &measured[0]);

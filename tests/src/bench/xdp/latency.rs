@@ -1,13 +1,18 @@
 //! How long a packet is on its way over a wire, through a relay and back, at half of what the relay can do.
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Effort, contender, settle,
-    stats::{Ratio, Samples, interleave},
+    contender,
     traffic::Scenario,
     wire::{Eye, quantile},
+};
+use crate::bench::{
+    Effort,
+    cpu::on_one,
+    settle,
+    stats::{Ratio, Samples, interleave},
 };
 use crate::lab::Lab;
 
@@ -15,10 +20,10 @@ use crate::lab::Lab;
 const WGRELAY: usize = 2;
 
 /// How long packets took with one contender. All times are ns.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The contender. `reflect again` is the A/A control.
-    pub contender: &'static str,
+    pub contender: String,
     /// What was sent.
     pub scenario: Scenario,
     /// From one packet to the next.
@@ -29,6 +34,8 @@ pub struct Row {
     pub p99: f64,
     /// 99.9th percentile of all packets.
     pub p999: f64,
+    /// `median` over that of `reflect`.
+    pub median_to_reflect: Ratio,
     /// `p99` over that of `reflect`.
     pub p99_to_reflect: Ratio,
     /// Whether the A/A control of the medians held: a figure counts only then.
@@ -36,11 +43,15 @@ pub struct Row {
 }
 
 /// Measures. `object` is the benchmark's BPF object file.
-pub fn run(object: &[u8], effort: Effort, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
+pub fn run(object: &[u8], effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
+    progress(&format!("latency: {}", Scenario::CENTRE));
+    on_one(|| measure(object, effort))
+}
+
+fn measure(object: &[u8], effort: Effort) -> Result<Vec<Row>> {
     let scenario = Scenario::CENTRE;
-    progress(&format!("latency: {scenario}"));
     let lab = Lab::new();
-    let mut contenders = contender::xdp(&lab, object, scenario, Eye::Timing)?;
+    let mut contenders = contender::xdp(&lab, object, scenario, Eye::Timing, true)?;
     let capacity = {
         let wire = &mut contenders[WGRELAY].wire;
         let few = wire.send_paced(64, 0)?.0.time;
@@ -66,36 +77,15 @@ pub fn run(object: &[u8], effort: Effort, mut progress: impl FnMut(&str)) -> Res
         Ok(medians[numbered.len() - 1].ratio(&medians[0]).median)
     })?;
     let row = |(at, contender): (usize, &contender::Contender)| Row {
-        contender: contender.name,
+        contender: contender.name.to_owned(),
         scenario,
         interval,
         median: quantile(&all[at], 0.5),
         p99: quantile(&all[at], 0.99),
         p999: quantile(&all[at], 0.999),
+        median_to_reflect: medians[at].ratio(&medians[0]),
         p99_to_reflect: p99s[at].ratio(&p99s[0]),
         control,
     };
     Ok(contenders.iter().enumerate().map(row).collect())
-}
-
-/// The rows as text.
-pub fn table(rows: &[Row]) -> String {
-    let mut text = String::new();
-    if let Some(row) = rows.first() {
-        let what = format!("{}, every {} ns", row.scenario, row.interval);
-        text +=
-            &format!("\n{what:<50} {:>9} {:>9} {:>9} {:>19}\n", "median", "p99", "p99.9", "p99 / reflect");
-    }
-    for row in rows {
-        let Ratio { median, low, high } = row.p99_to_reflect;
-        text += &format!(
-            "  {:<48} {:>9.0} {:>9.0} {:>9.0} {:>19}\n",
-            row.contender,
-            row.median,
-            row.p99,
-            row.p999,
-            format!("{median:.2} ({low:.2}–{high:.2})")
-        );
-    }
-    text
 }

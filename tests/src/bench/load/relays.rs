@@ -5,16 +5,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 
+use super::{
+    flows::{Flows, Way},
+    nft::{self, Rules},
+    place::{Place, reflect},
+    row::{Measured, Row},
+    userspace::UserspaceRelay,
+    wgrelay::WgrelayInPlace,
+};
 use crate::{
     bench::{
+        Effort,
         cpu::{Spinners, pinned},
-        flows::{Flows, Way},
-        nft::{self, Rules},
-        place::{Place, reflect},
-        row::{Measured, Row},
+        settle,
         stats::interleave,
-        userspace::UserspaceRelay,
-        wgrelay::WgrelayInPlace,
     },
     lab::Lab,
 };
@@ -105,22 +109,26 @@ fn contenders(lab: &Lab) -> Result<Vec<Contender>> {
 ///
 /// # Errors
 /// If a contender can't be set up or does not relay.
-pub fn run(short: bool, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
-    let (rounds, duration) =
-        if short { (3, Duration::from_millis(100)) } else { (40, Duration::from_millis(250)) };
+pub fn run(effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
+    let (all_rounds, duration) = match effort {
+        Effort::Short => ([3, 3], Duration::from_millis(100)),
+        Effort::Full => ([20, 40], Duration::from_millis(250)),
+    };
     let lab = Lab::new();
     let mut contenders = contenders(&lab)?;
     let spinners = Spinners::start()?;
     let mut rows = Vec::new();
-    for (at, sessions) in SESSIONS.into_iter().enumerate() {
+    for (at, (sessions, rounds)) in SESSIONS.into_iter().zip(all_rounds).enumerate() {
         let mut some: Vec<_> = contenders.iter_mut().filter(|c| c.flows.len() > at).collect();
         pinned(CPUS[0], || {
-            interleave(
-                &mut some,
-                rounds,
-                |contender| contender.measure(at, duration, &spinners),
-                |round| progress(&format!("relays, {sessions} sessions: round {} of {rounds}", round + 1)),
-            )
+            settle(effort, || {
+                let measure = |contender: &mut &mut Contender| contender.measure(at, duration, &spinners);
+                interleave(&mut some, rounds, measure, |round| {
+                    progress(&format!("relays, {sessions} sessions: round {} of {rounds}", round + 1));
+                })?;
+                let [reflect, .., again] = &some[..] else { unreachable!("`reflect` is among them twice") };
+                Ok(again.measured[at].tasks.ratio(&reflect.measured[at].tasks).median)
+            })
         })??;
         let reflect = &contenders[0].measured[at];
         let row = |c: &Contender| Row::new(c.name, sessions, PAYLOAD, &c.measured[at], reflect);

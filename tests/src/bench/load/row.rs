@@ -1,33 +1,16 @@
 //! A line of the result: what one contender's relaying costs.
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::Outcome;
 use crate::bench::{
     cpu::Usage,
-    load::Outcome,
-    stats::{Ratio, Samples},
+    stats::{Ratio, Samples, Spread},
 };
 
-/// A median and its extremes over the rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// The median.
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl From<&Samples> for Spread {
-    fn from(samples: &Samples) -> Self {
-        Self { median: samples.median(), min: samples.min(), max: samples.max() }
-    }
-}
-
 /// One contender with one load.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Who.
     pub contender: String,
@@ -49,7 +32,7 @@ pub struct Row {
     pub to_reflect: Ratio,
     /// The same of the tasks that took part.
     pub tasks_to_reflect: Ratio,
-    /// Net CPU seconds for 10⁹ bits of UDP payload.
+    /// Net CPU seconds of the tasks that took part for 10⁹ bits of UDP payload.
     pub net_cpu_seconds_per_gbit: f64,
     /// Packets delivered each second of the clock, with a load that waits for no one but its window.
     pub packets_per_second: Spread,
@@ -101,11 +84,8 @@ impl Row {
         measured: &Measured,
         reflect: &Measured,
     ) -> Self {
-        let net = |all: &Samples, harness: &Samples| Samples {
-            values: all.values.iter().zip(&harness.values).map(|(all, harness)| all - harness).collect(),
-        };
-        let net_tasks = net(&measured.tasks, &reflect.tasks);
-        let net = net(&measured.cost, &reflect.cost);
+        let net_tasks = measured.tasks.less(&reflect.tasks);
+        let net = measured.cost.less(&reflect.cost);
         Self {
             contender: contender.to_owned(),
             sessions,
@@ -118,7 +98,7 @@ impl Row {
             to_reflect: measured.cost.ratio(&reflect.cost),
             tasks_to_reflect: measured.tasks.ratio(&reflect.tasks),
             // ns for bits are seconds for Gbit.
-            net_cpu_seconds_per_gbit: net.median() / (payload * 8) as f64,
+            net_cpu_seconds_per_gbit: net_tasks.median() / (payload * 8) as f64,
             packets_per_second: (&measured.speed).into(),
             delivered: measured.delivered,
             lost: measured.lost,

@@ -11,7 +11,8 @@ use relay_bench_ebpf as contract;
 use relay_bench_ebpf::{BATCH, Flow, Frame, State, TIMES_MAX};
 use zerocopy::FromZeros as _;
 
-use super::{relay::lines, stats::Samples, traffic::Traffic};
+use super::{relay::lines, traffic::Traffic};
+use crate::bench::stats::Samples;
 
 /// Batches at the beginning of a call that are not counted: caches and branch predictors have to learn.
 const WARM_UP: u64 = 4;

@@ -17,15 +17,12 @@ use std::{
 use anyhow::{Context as _, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{
-    bench::{
-        batch::{Address, Batch, MESSAGES},
-        cpu::pin,
-        flows::{Flow, RELAY},
-        place::Place,
-    },
-    lab::Namespace,
+use super::{
+    batch::{Address, Batch, MESSAGES},
+    flows::{Flow, RELAY},
+    place::Place,
 };
+use crate::{bench::cpu::pin, lab::Namespace};
 
 /// A session: who may send, and to whom it goes.
 struct Session {

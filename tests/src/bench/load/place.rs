@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 use aya::{Ebpf, programs::XdpMode};
 
+use super::{
+    Load,
+    flows::{Flows, GATEWAY, GATEWAY_MAC, RELAY},
+};
 use crate::{
-    bench::{
-        flows::{Flows, GATEWAY, GATEWAY_MAC, RELAY},
-        load::Load,
-    },
     lab::{Lab, Namespace},
     xdp_pass,
 };

@@ -1,19 +1,28 @@
-//! A load that a relay can carry: frames go out only while few are under way, so what is not delivered was lost by the
-//! relay, not by a queue that nobody could have emptied in time.
+//! Relays of all kinds under one load, which any of them can carry: frames go out only while few are under way, so what
+//! is not delivered was lost by the relay, not by a queue that nobody could have emptied in time.
+
+pub mod batch;
+pub mod flows;
+pub mod hub;
+pub mod nft;
+pub mod peer;
+pub mod place;
+pub mod relays;
+pub mod ring;
+pub mod row;
+pub mod userspace;
+pub mod wgrelay;
 
 use std::{io::ErrorKind, os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context as _, Result};
 use socket2::Socket;
 
-use crate::{
-    bench::{
-        batch::{Batch, MESSAGES},
-        ring::{Ring, sender},
-    },
-    lab::Namespace,
-    wait::now,
+use self::{
+    batch::{Batch, MESSAGES},
+    ring::{Ring, sender},
 };
+use crate::{lab::Namespace, wait::now};
 
 /// How many frames may be under way.
 pub const WINDOW: usize = 256;

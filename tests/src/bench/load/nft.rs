@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::bench::{
+use super::{
     flows::{Flow, GATEWAY_MAC, RELAY},
     place::{DEVICE, Place, mac},
 };

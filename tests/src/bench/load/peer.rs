@@ -9,15 +9,11 @@ use boringtun::{
     x25519::{PublicKey, StaticSecret},
 };
 
-use crate::{
-    bench::{
-        flows::{GATEWAY_MAC, PAYLOAD, RELAY, frame},
-        place::Place,
-    },
-    host::Keys,
-    lab::Lab,
-    wait::now,
+use super::{
+    flows::{GATEWAY_MAC, PAYLOAD, RELAY, frame},
+    place::Place,
 };
+use crate::{host::Keys, lab::Lab, wait::now};
 
 /// How long a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);

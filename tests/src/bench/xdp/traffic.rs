@@ -7,7 +7,7 @@ use etherparse::PacketBuilder;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 use relay_bench_ebpf::{Flow, Frame, HEAD, LAYOUTS, Layout, WORDS};
 use relay_user::handshake::{Session, Side};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use zerocopy::FromZeros as _;
 
 /// The relay port.
@@ -20,7 +20,7 @@ pub const RELAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 const TTL: u8 = 64;
 
 /// How often which session's packets come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Visits {
     /// All sessions alike, in random order.
@@ -30,7 +30,7 @@ pub enum Visits {
 }
 
 /// A family of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Family {
     /// IPv4.
     #[serde(rename = "4")]
@@ -41,7 +41,7 @@ pub enum Family {
 }
 
 /// What is sent through a relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scenario {
     /// How many sessions there are. One direction of each is used, and only that is in the relay's tables.
     pub sessions: u32,
@@ -59,6 +59,13 @@ impl Scenario {
     /// What one factor at a time is varied around.
     pub const CENTRE: Self =
         Self { sessions: 1_000, visits: Visits::Uniform, from: Family::V4, to: Family::V4, payload: 128 };
+    /// So many sessions that hardly any look-up finds its line in a cache.
+    pub const MANY: Self = Self { sessions: 1_000_000, ..Self::CENTRE };
+
+    /// Whether what is measured here is held against a figure, and so is measured longer.
+    pub fn has_a_figure(self) -> bool {
+        self == Self::CENTRE || self == Self::MANY
+    }
 }
 
 impl std::fmt::Display for Scenario {

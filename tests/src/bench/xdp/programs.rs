@@ -2,15 +2,18 @@
 
 use anyhow::{Result, ensure};
 use aya::programs::ProgramFd;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Effort,
     driver::{Driver, Ran},
     relay::Relay,
+    traffic::{Family, Fate, Macs, Scenario, Traffic, Visits},
+};
+use crate::bench::{
+    Effort,
+    cpu::on_one,
     settle,
     stats::{Ratio, Samples, interleave},
-    traffic::{Family, Fate, Macs, Scenario, Traffic, Visits},
 };
 
 /// A verdict (include/uapi/linux/bpf.h).
@@ -25,10 +28,10 @@ const REFLECT: usize = 1;
 const REFLMISS: usize = 2;
 
 /// What one program costs in one scenario. All times are ns for a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The program. `reflect again` is the A/A control.
-    pub contender: &'static str,
+    pub contender: String,
     /// What it was given.
     pub scenario: Scenario,
     /// Median of all batches, with the harness.
@@ -41,8 +44,10 @@ pub struct Row {
     pub gross_fast: f64,
     /// `gross_fast` without the harness.
     pub net_fast: f64,
-    /// `gross_fast` over that of `reflect`. With the harness, since without it `reflect` is hardly more than nothing.
+    /// `gross_fast` over that of `reflect`: with the harness.
     pub to_reflect: Ratio,
+    /// `net_fast` over that of `reflect`: without the harness, and then `reflect` is little more than nothing.
+    pub net_to_reflect: Ratio,
     /// `gross` over that of `reflmiss`.
     pub to_reflmiss: Ratio,
     /// Whether the A/A control held: a figure counts only then.
@@ -76,11 +81,11 @@ fn scenarios(effort: Effort) -> Vec<Scenario> {
 }
 
 /// Measures all scenarios. `object` is the benchmark's BPF object file.
-pub fn run(object: &[u8], effort: Effort, mut progress: impl FnMut(&str)) -> Result<Vec<Row>> {
+pub fn run(object: &[u8], effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for scenario in scenarios(effort) {
         progress(&format!("programs: {scenario}"));
-        rows.extend(measure(object, scenario, effort)?);
+        rows.extend(on_one(|| measure(object, scenario, effort))?);
     }
     Ok(rows)
 }
@@ -100,8 +105,7 @@ fn measure(object: &[u8], scenario: Scenario, effort: Effort) -> Result<Vec<Row>
         let [all, median, fast] = Default::default();
         contenders.push(Contender { name, program, fate, all, median, fast, batches: 0 });
     }
-    let centre = scenario == Scenario::CENTRE || scenario.sessions == 1_000_000;
-    let (rounds, call_ns) = match (effort, centre) {
+    let (rounds, call_ns) = match (effort, scenario.has_a_figure()) {
         (Effort::Short, _) => (10, 25e6),
         (Effort::Full, true) => (40, 250e6),
         (Effort::Full, false) => (20, 60e6),
@@ -154,10 +158,12 @@ fn check(driver: &mut Driver, traffic: &Traffic, contender: &Contender) -> Resul
 fn rows(scenario: Scenario, contenders: &[Contender], control: bool) -> Vec<Row> {
     let gross = |contender: &Contender| (contender.all.median(), contender.all.quantile(0.1));
     let (empty, empty_fast) = gross(&contenders[EMPTY]);
+    let net_fast = |contender: &Contender| contender.fast.less(&contenders[EMPTY].fast);
+    let reflect = net_fast(&contenders[REFLECT]);
     let row = |contender: &Contender| {
         let (gross, gross_fast) = gross(contender);
         Row {
-            contender: contender.name,
+            contender: contender.name.to_owned(),
             scenario,
             gross,
             range: (contender.median.min(), contender.median.max()),
@@ -165,44 +171,10 @@ fn rows(scenario: Scenario, contenders: &[Contender], control: bool) -> Vec<Row>
             gross_fast,
             net_fast: gross_fast - empty_fast,
             to_reflect: contender.fast.ratio(&contenders[REFLECT].fast),
+            net_to_reflect: net_fast(contender).ratio(&reflect),
             to_reflmiss: contender.median.ratio(&contenders[REFLMISS].median),
             control,
         }
     };
     contenders.iter().map(row).collect()
-}
-
-/// The rows as text.
-pub fn table(rows: &[Row]) -> String {
-    let mut text = String::new();
-    let mut before = None;
-    for row in rows {
-        if before.replace(row.scenario) != Some(row.scenario) {
-            text += &format!(
-                "\n{:<34} {:>7} {:>15} {:>7} {:>7} {:>8} {:>19} {:>19}\n",
-                row.scenario.to_string(),
-                "median",
-                "min … max",
-                "fast",
-                "net",
-                "net fast",
-                "/ reflect",
-                "/ reflmiss"
-            );
-        }
-        let ratio = |Ratio { median, low, high }| format!("{median:.2} ({low:.2}–{high:.2})");
-        let (min, max) = row.range;
-        text += &format!(
-            "  {:<32} {:>7.1} {:>15} {:>7.1} {:>7.1} {:>8.1} {:>19} {:>19}\n",
-            row.contender,
-            row.gross,
-            format!("{min:.1} … {max:.1}"),
-            row.gross_fast,
-            row.net,
-            row.net_fast,
-            ratio(row.to_reflect),
-            ratio(row.to_reflmiss)
-        );
-    }
-    text
 }

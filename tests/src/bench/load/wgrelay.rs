@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::{
+    flows::{Flow, Flows, PAYLOAD, RELAY},
+    peer::Peer,
+    place::{DEVICE, Place},
+};
 use crate::{
     Member, Relay,
-    bench::{
-        flows::{Flow, Flows, PAYLOAD, RELAY},
-        peer::Peer,
-        place::{DEVICE, Place},
-    },
     wait::{now, until},
 };
 

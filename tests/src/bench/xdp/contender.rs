@@ -111,8 +111,8 @@ impl Contender {
 }
 
 /// Contenders that are XDP programs of the benchmark and of the relay, each at a wire of its own. `reflect` is among them
-/// twice: first, and last as the A/A control.
-pub fn xdp(lab: &Lab, object: &[u8], scenario: Scenario, eye: Eye) -> Result<Vec<Contender>> {
+/// twice: first, and last as the A/A control. `generic` asks for the relay in generic mode too.
+pub fn xdp(lab: &Lab, object: &[u8], scenario: Scenario, eye: Eye, generic: bool) -> Result<Vec<Contender>> {
     let own = |name, program: &'static str| {
         Contender::new(lab, name, object, (scenario, Fate::Reflected, eye), |wire| {
             Ok(Box::new(Own::attach(wire, object, program)?))
@@ -123,11 +123,11 @@ pub fn xdp(lab: &Lab, object: &[u8], scenario: Scenario, eye: Eye) -> Result<Vec
             Ok(Box::new(attach_relay(wire, mode)?))
         })
     };
-    Ok(vec![
-        own("reflect", "reflect")?,
-        own("reflmiss", "reflmiss")?,
-        relay("wgrelay", XdpMode::Driver)?,
-        relay("wgrelay, generic", XdpMode::Skb)?,
-        own("reflect again", "reflect")?,
-    ])
+    let mut all =
+        vec![own("reflect", "reflect")?, own("reflmiss", "reflmiss")?, relay("wgrelay", XdpMode::Driver)?];
+    if generic {
+        all.push(relay("wgrelay, generic", XdpMode::Skb)?);
+    }
+    all.push(own("reflect again", "reflect")?);
+    Ok(all)
 }
