@@ -69,7 +69,7 @@ pub struct Row {
 /// If the tracker does with a message what it should not.
 pub fn run(effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
     let (rounds, at_least) = if effort == Effort::Short {
-        (5, Duration::from_millis(30))
+        (3, Duration::from_millis(30))
     } else {
         (21, Duration::from_millis(100))
     };

@@ -59,7 +59,8 @@ fn measure(object: &[u8], effort: Effort) -> Result<Vec<Row>> {
         (many - few).as_nanos() as u64 >> 18
     };
     let interval = 2 * capacity;
-    let (rounds, frames) = if effort == Effort::Short { (4, 1 << 18) } else { (40, 1 << 19) };
+    let (rounds, call_ns) = if effort == Effort::Short { (3, 100_000_000) } else { (40, 300_000_000) };
+    let frames = u32::try_from(call_ns / interval)?;
     let mut all = vec![vec![0; relay_bench_ebpf::BUCKETS as usize]; contenders.len()];
     let mut medians = vec![Samples::default(); contenders.len()];
     let mut p99s = medians.clone();
