@@ -47,6 +47,8 @@ enum Part {
     Latency,
     /// Handshakes per second
     Handshakes,
+    /// How long a handshake waits behind a burst of others
+    Flood,
     /// What a packet costs relays of all kinds
     Relays,
     /// What it costs a hub that decrypts and encrypts again

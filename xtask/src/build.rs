@@ -27,7 +27,8 @@ pub fn bench_object(workspace: &Path, tools: &Tools) -> Result<PathBuf> {
     bpf(workspace, tools, "relay-bench-ebpf", "bench-ebpf")
 }
 
-/// Builds a BPF binary of a package of the workspace, and puts it into `target/bpf` there, wherever cargo builds the rest. A file with the same bytes is left alone, so that nothing is built again.
+/// Builds a BPF binary of a package of the workspace, and puts it into `target/bpf` there, wherever cargo builds the rest.
+/// A file with the same bytes is left alone, so that nothing is built again.
 fn bpf(workspace: &Path, tools: &Tools, package: &str, binary: &str) -> Result<PathBuf> {
     // A directory of its own, else this build and the host's would throw away each other's artifacts.
     let directory = workspace.join("target/bpf-build");

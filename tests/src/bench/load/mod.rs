@@ -2,6 +2,7 @@
 //! is not delivered was lost by the relay, not by a queue that nobody could have emptied in time.
 
 pub mod batch;
+pub mod flood;
 pub mod flows;
 pub mod hub;
 pub mod nft;

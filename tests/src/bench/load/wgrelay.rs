@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::{
     flows::{Flow, Flows, PAYLOAD, RELAY},
@@ -33,6 +34,14 @@ impl WgrelayInPlace {
     /// # Errors
     /// If its peers' handshakes are not answered.
     pub fn start(place: &mut Place, mode: &str) -> Result<Self> {
+        Self::start_with(place, mode, 0)
+    }
+
+    /// The same with so many more members, which are nowhere.
+    ///
+    /// # Errors
+    /// If its peers' handshakes are not answered.
+    pub fn start_with(place: &mut Place, mode: &str, others: usize) -> Result<Self> {
         let (lab, flow) = (place.relay.lab().clone(), Flow { number: 0 });
         let peers =
             [Peer::new(&lab, "peer-a", flow.source())?, Peer::new(&lab, "peer-b", flow.destination())?];
@@ -50,6 +59,12 @@ impl WgrelayInPlace {
                 endpoints: Vec::new(),
             })
             .collect();
+        relay.members.extend((0..others).map(|n| Member {
+            name: format!("other-{n}"),
+            public_key: STANDARD.encode(std::array::from_fn::<u8, 32, _>(|_| fastrand::u8(..))),
+            relayed: false,
+            endpoints: Vec::new(),
+        }));
         relay.start();
         let mut this = Self { relay, peers, index: 0, since: now() };
         this.make_session(place)?;
@@ -76,13 +91,24 @@ impl WgrelayInPlace {
                 (self.relay.host(name).endpoint.as_ref() == Some(&endpoint)).then_some(())
             });
         }
-        let [a, b] = &mut self.peers;
-        a.meet(place, b)?;
+        self.meet(place)?;
+        let [a, _] = &mut self.peers;
         let frame = a.encrypt(place, &[0x45; 64], 1)?;
         let index = frame[0].get(PAYLOAD + 4..).and_then(|rest| rest.first_chunk());
         self.index = u32::from_le_bytes(*index.context("transport data has an index")?);
         self.since = now();
         Ok(())
+    }
+
+    /// The two peers make a handshake, which takes so long.
+    ///
+    /// # Errors
+    /// If the relay does not relay it.
+    pub fn meet(&mut self, place: &mut Place) -> Result<Duration> {
+        let [a, b] = &mut self.peers;
+        let begin = now();
+        a.meet(place, b)?;
+        Ok(begin.elapsed())
     }
 
     /// The load: transport data of the session.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use self::net_cost::NetCost;
 use super::{
     CONTROL, Effort, handshakes,
-    load::{hub, relays, row},
+    load::{flood, hub, relays, row},
     machine::Machine,
     stats::Ratio,
     throughput,
@@ -30,6 +30,8 @@ pub enum Part {
     Latency,
     /// Handshakes per second
     Handshakes,
+    /// How long a handshake waits behind a burst of others
+    Flood,
     /// What a packet costs relays of all kinds
     Relays,
     /// What it costs a hub that decrypts and encrypts again
@@ -40,11 +42,12 @@ pub enum Part {
 
 impl Part {
     /// All, in the order in which they are measured.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Programs,
         Self::Packets,
         Self::Latency,
         Self::Handshakes,
+        Self::Flood,
         Self::Relays,
         Self::Hub,
         Self::Throughput,
@@ -67,6 +70,8 @@ pub struct Report {
     pub latency: Vec<latency::Row>,
     /// Handshakes per second.
     pub handshakes: Vec<handshakes::Row>,
+    /// How long a handshake waits behind a burst of others.
+    pub flood: Vec<flood::Row>,
     /// What a packet costs relays of all kinds.
     pub relays: Vec<row::Row>,
     /// What it costs a hub.
@@ -106,6 +111,7 @@ impl Report {
             Part::Packets => self.packets = packets::run(object, effort, progress)?,
             Part::Latency => self.latency = latency::run(object, effort, progress)?,
             Part::Handshakes => self.handshakes = handshakes::run(effort, progress)?,
+            Part::Flood => self.flood = flood::run(effort, progress)?,
             Part::Relays => self.relays = relays::run(effort, progress)?,
             Part::Hub => self.hub = hub::run(effort, progress)?,
             Part::Throughput => self.throughput = throughput::run(effort, progress)?,

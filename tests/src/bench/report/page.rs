@@ -70,6 +70,7 @@ fn title(part: Part) -> &'static str {
         Part::Packets => "A packet from end to end",
         Part::Latency => "Latency",
         Part::Handshakes => "Handshakes",
+        Part::Flood => "A handshake behind a burst of others",
         Part::Relays => "Relays of all kinds under one load",
         Part::Hub => "A hub that decrypts and encrypts again",
         Part::Throughput => "TCP through WireGuard",

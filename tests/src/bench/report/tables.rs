@@ -14,6 +14,7 @@ pub fn of_part(report: &Report, part: Part) -> String {
         Part::Packets => packets(report),
         Part::Latency => latency(report),
         Part::Handshakes => handshakes(report),
+        Part::Flood => flood(report),
         Part::Relays => load(report, &report.relays),
         Part::Hub => load(report, &report.hub),
         Part::Throughput => throughput(report),
@@ -124,6 +125,20 @@ fn handshakes(report: &Report) -> String {
         ]);
     }
     if report.handshakes.is_empty() { String::new() } else { table.to_string() }
+}
+
+/// How long a handshake waits behind a burst of others.
+fn flood(report: &Report) -> String {
+    let mut table = Table::new(["members", "initiations before it", "ms for a handshake", "min–max"]);
+    for row in &report.flood {
+        table.row([
+            thousands(row.members as f64),
+            thousands(row.burst as f64),
+            format!("**{:.1}**", row.milliseconds.median),
+            format!("{:.1}–{:.1}", row.milliseconds.min, row.milliseconds.max),
+        ]);
+    }
+    if report.flood.is_empty() { String::new() } else { table.to_string() }
 }
 
 /// What a packet costs relays of all kinds under one load.
