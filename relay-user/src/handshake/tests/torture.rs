@@ -59,7 +59,7 @@ fn maps_and_tables_agree_whatever_happens() {
         for _ in 0..3_000 {
             let endpoint = *ENDPOINTS.choose(&mut rng).unwrap();
             let name = *NAMES.choose(&mut rng).unwrap();
-            let (index, other) = (rng.random_range(0..32), rng.random_range(0..32));
+            let (index, other) = (rng.random_range(1..33), rng.random_range(1..33));
             match rng.random_range(0..100) {
                 0..30 => {
                     let message = relay.initiation(index, name);
@@ -104,7 +104,15 @@ fn maps_and_tables_agree_whatever_happens() {
                     relay.tracker.set_endpoint(relay.now, id(name), None, &mut out);
                     assert!(relay.kernel.apply(out).is_empty());
                 }
-                83..88 => _ = relay.tracker.confirm(index),
+                83..87 => _ = relay.tracker.confirm(index),
+                87 => {
+                    // The session table had no room for it after all.
+                    if let Some(session) = relay.tracker.session_by_index(index).copied() {
+                        relay.tracker.refuse(session.responder.index);
+                        let indices = [session.initiator.index, session.responder.index];
+                        indices.iter().for_each(|index| _ = relay.kernel.sessions.remove(index));
+                    }
+                }
                 88..97 => relay.wait(std::time::Duration::from_secs(rng.random_range(0..12))),
                 _ => {
                     let next = random_members(&mut rng);
