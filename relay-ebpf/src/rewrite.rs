@@ -12,12 +12,7 @@ use crate::{
 
 /// Makes the packet one from the relay to the session's destination. Its size stays, and nothing here can fail.
 #[inline(always)]
-pub fn rewrite<const TAGS: usize, I: Ip>(
-    frame: &mut MessageFrame<TAGS, I>,
-    session: &Session,
-    next_hop: &NextHop,
-    local: Address,
-) {
+pub fn rewrite<I: Ip>(frame: &mut MessageFrame<0, I>, session: &Session, next_hop: &NextHop, local: Address) {
     (frame.ethernet.addresses_head_ne, frame.ethernet.addresses_tail_ne) = addresses(next_hop);
     frame.packet.ip.rewrite(session, local);
     frame.packet.udp.rewrite(session);

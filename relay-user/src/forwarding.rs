@@ -74,7 +74,6 @@ pub fn directions(
     next_hop: impl Fn(Flow) -> u16,
 ) -> Option<([Entry; 2], Ledger)> {
     let Session { initiator, responder, opened } = session;
-    let id = |side: &Side| side.member.map_or(0, |MemberId(id)| id);
     let direction = |from: &Side, to: &Side| {
         let (ip_delta, udp_delta) = deltas(from, to, port);
         Some(Entry {
@@ -93,8 +92,8 @@ pub fn directions(
         })
     };
     let ledger = Ledger {
-        initiator: id(initiator),
-        responder: id(responder),
+        initiator: MemberId::to_map(initiator.member),
+        responder: MemberId::to_map(responder.member),
         opened_ns: opened.as_nanos() as u64,
         initiator_index: initiator.index,
         responder_index: responder.index,
@@ -135,7 +134,6 @@ fn deltas(from: &Side, to: &Side, port: u16) -> (u16, u16) {
 pub fn restore(there: &Entry, back: &Entry, ledger: &Ledger, locals: &Locals) -> Option<Session> {
     let endpoint =
         |address: Address, port_be: [u8; 2]| SocketAddr::new(address.into(), u16::from_be_bytes(port_be));
-    let member = |id: u64| (id != 0).then_some(MemberId(id));
     let consistent = (there.index, back.index) == (ledger.responder_index, ledger.initiator_index)
         && (there.source, there.source_port_be) == (back.destination, back.destination_port_be)
         && (there.destination, there.destination_port_be) == (back.source, back.source_port_be)
@@ -148,13 +146,13 @@ pub fn restore(there: &Entry, back: &Entry, ledger: &Ledger, locals: &Locals) ->
             index: ledger.initiator_index,
             endpoint: endpoint(there.source, there.source_port_be),
             local: locals.address(there.local_in)?,
-            member: member(ledger.initiator),
+            member: MemberId::of_map(ledger.initiator),
         },
         responder: Side {
             index: ledger.responder_index,
             endpoint: endpoint(there.destination, there.destination_port_be),
             local: locals.address(there.local_out)?,
-            member: member(ledger.responder),
+            member: MemberId::of_map(ledger.responder),
         },
         opened: std::time::Duration::from_nanos(ledger.opened_ns),
     })

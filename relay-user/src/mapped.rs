@@ -6,8 +6,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::MapData;
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::Map;
 use memmap2::{MmapOptions, MmapRaw};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -26,9 +26,10 @@ impl<T: FromBytes + IntoBytes + Immutable> Mapped<T> {
     /// Maps the array into memory, where it stays when `map` is closed.
     ///
     /// # Errors
-    /// If its values are not as large as a `T`, or the kernel does not map it.
-    pub fn new(map: &MapData) -> Result<Self> {
+    /// If it is no array, its values are not as large as a `T`, or the kernel does not map it.
+    pub fn new(map: &Map) -> Result<Self> {
         const { assert!(size_of::<T>() > 0 && size_of::<T>().is_multiple_of(size_of::<u64>())) };
+        let Map::Array(map) = map else { bail!("a map of the BPF object is no array") };
         let info = map.info().context("look at a BPF array")?;
         ensure!(info.value_size() as usize == size_of::<T>(), "a BPF array has values of another size");
         let len = info.max_entries();
@@ -71,6 +72,11 @@ impl<T: FromBytes + IntoBytes + Immutable> Mapped<T> {
             bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
         }
         value
+    }
+
+    /// Writes a value.
+    pub fn set(&self, at: u32, value: &T) {
+        self.write(at, value, 0..Self::WORDS);
     }
 
     /// Writes some words of a value.

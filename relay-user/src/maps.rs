@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
 };
 use relay_ebpf::{
     reason::{Family, Reason, counter_index},
@@ -72,11 +72,7 @@ impl Maps {
     pub fn take(ebpf: &mut Ebpf, seed: u64) -> Result<Self> {
         let mut take =
             |name| ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"));
-        let array = |map: Map| match map {
-            Map::Array(data) => Ok(data),
-            _ => Err(anyhow::anyhow!("a map of the BPF object is no array")),
-        };
-        let ledger = Mapped::<Ledger>::new(&array(take(tables::LEDGER)?)?).context(tables::LEDGER)?;
+        let ledger = Mapped::<Ledger>::new(&take(tables::LEDGER)?).context(tables::LEDGER)?;
         let (mut entries, mut free_entries) = (StdHashMap::new(), Vec::new());
         for at in (0..ledger.len()).rev() {
             match ledger.read(at).responder_index {
@@ -86,13 +82,13 @@ impl Maps {
         }
         Array::<_, u64>::try_from(take(tables::SEED)?)?.set(0, seed, 0).context("write SEED")?;
         Ok(Self {
-            sessions: SessionTable::new(&array(take(tables::SESSIONS)?)?, seed)?,
+            sessions: SessionTable::new(&take(tables::SESSIONS)?, seed)?,
             ledger,
             entries,
             free_entries,
             pending: take(tables::PENDING)?.try_into()?,
             endpoints: take(tables::ENDPOINTS)?.try_into()?,
-            next_hops: Mapped::new(&array(take(tables::NEXT_HOPS)?)?).context(tables::NEXT_HOPS)?,
+            next_hops: Mapped::new(&take(tables::NEXT_HOPS)?).context(tables::NEXT_HOPS)?,
             tx_ports: take(tables::TX_PORTS)?.try_into()?,
             locals: take(tables::LOCALS)?.try_into()?,
             counters: take(tables::COUNTERS)?.try_into()?,
@@ -102,25 +98,16 @@ impl Maps {
     /// Writes both directions of a session. Counters of one that is there already go on.
     ///
     /// # Errors
-    /// If there is no room. Then nothing of the session is in the maps.
-    pub fn write_session(&mut self, directions: &[Session; 2], ledger: &Ledger) -> Result<(), NoRoom> {
-        let written = self.write_both(directions, ledger);
-        if written.is_err() {
-            self.remove_session(ledger.initiator_index, ledger.responder_index);
-        }
-        written
-    }
-
-    fn write_both(&mut self, [there, back]: &[Session; 2], ledger: &Ledger) -> Result<(), NoRoom> {
+    /// If there is no room. A part of the session may be in the maps then: it is to be removed.
+    pub fn write_session(&mut self, [there, back]: &[Session; 2], ledger: &Ledger) -> Result<(), NoRoom> {
         let entry = match self.entries.get(&ledger.responder_index) {
             Some(entry) => *entry,
             None => self.free_entries.pop().ok_or(NoRoom)?,
         };
         self.entries.insert(ledger.responder_index, entry);
         // First who it belongs to: a session that nobody knows of is removed by the next start.
-        self.ledger.write(entry, ledger, 0..size_of::<Ledger>() / size_of::<u64>());
-        let member = |id: u64| (id != 0).then_some(MemberId(id));
-        let (initiator, responder) = (member(ledger.initiator), member(ledger.responder));
+        self.ledger.set(entry, ledger);
+        let (initiator, responder) = (MemberId::of_map(ledger.initiator), MemberId::of_map(ledger.responder));
         self.sessions.insert(there, (initiator, responder))?;
         self.sessions.insert(back, (responder, initiator))
     }
@@ -129,8 +116,7 @@ impl Maps {
     pub fn remove_session(&mut self, initiator: u32, responder: u32) -> [Traffic; 2] {
         let traffic = [responder, initiator].map(|index| self.sessions.remove(index));
         if let Some(entry) = self.entries.remove(&responder) {
-            let free = Ledger::new_zeroed();
-            self.ledger.write(entry, &free, 0..size_of::<Ledger>() / size_of::<u64>());
+            self.ledger.set(entry, &Ledger::new_zeroed());
             self.free_entries.push(entry);
         }
         traffic

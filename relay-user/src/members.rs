@@ -43,6 +43,18 @@ impl std::fmt::Debug for PublicKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub u64);
 
+impl MemberId {
+    /// As the maps have it.
+    pub fn of_map(id: u64) -> Option<Self> {
+        (id != 0).then_some(Self(id))
+    }
+
+    /// For the maps.
+    pub fn to_map(member: Option<Self>) -> u64 {
+        member.map_or(0, |Self(id)| id)
+    }
+}
+
 /// Where a member is to be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {

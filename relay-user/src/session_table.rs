@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::maps::MapData;
+use aya::maps::Map;
 use relay_ebpf::tables::{Session, WINDOW, home};
 
 use crate::{
@@ -65,14 +65,16 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
     ///
     /// # Errors
     /// If the kernel does not map the array, or has no membarrier(2).
-    pub fn new(map: &MapData, seed: u64) -> Result<Self> {
+    pub fn new(map: &Map, seed: u64) -> Result<Self> {
         let slots = Mapped::new(map).context("SESSIONS")?;
         let mut sessions = HashMap::new();
-        let mut twice = Vec::new();
+        // If an earlier run ended in the middle of a move, one session stands in two slots: either is right, and one is
+        // enough.
+        let mut second = Vec::new();
         for at in 0..slots.len() {
             let Session { index, .. } = slots.read(at);
-            if index != 0 && sessions.insert(index, (at, Owner::default())).is_some() {
-                twice.push(index);
+            if index != 0 {
+                second.extend(sessions.insert(index, (at, Owner::default())).map(|(at, _)| at));
             }
         }
         let mut this = Self {
@@ -83,13 +85,7 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
             quarantined: HashSet::new(),
             grace: Grace::new()?,
         };
-        // An earlier run ended in the middle of a move: either is right, and one is enough.
-        for at in 0..if twice.is_empty() { 0 } else { this.slots.len() } {
-            let Session { index, .. } = this.slots.read(at);
-            if twice.contains(&index) && this.sessions.get(&index).is_some_and(|(kept, _)| *kept != at) {
-                this.retire(at, Owner::default());
-            }
-        }
+        second.into_iter().for_each(|at| this.retire(at, Owner::default()));
         Ok(this)
     }
 

@@ -42,6 +42,14 @@ impl Namespace {
         json[0]["address"].as_str().unwrap_or_else(|| panic!("no address in {text}")).to_owned()
     }
 
+    /// The octets of that address.
+    pub fn mac_octets(&self, device: &str) -> [u8; 6] {
+        let text = self.mac(device);
+        let octets: Result<Vec<u8>, _> = text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect();
+        let octets = octets.ok().and_then(|octets| octets.try_into().ok());
+        octets.unwrap_or_else(|| panic!("{text} is no MAC address"))
+    }
+
     /// Gives a device another MAC address and tells the neighbours, as the successor of a failed router does.
     pub fn change_mac(&self, device: &str, mac: &str) {
         self.set(&format!("net/ipv4/conf/{device}/arp_notify"), "1");

@@ -37,18 +37,10 @@ impl Sessions {
     /// # Panics
     /// If there is no room.
     pub fn insert(&mut self, session: &Session) -> Result<(), MapError> {
-        let at = self.find(session.index)?.map_or_else(
-            || {
-                let mut free = None;
-                for at in self.window(session.index) {
-                    if free.is_none() && self.slots.get(&at, 0)?.index == 0 {
-                        free = Some(at);
-                    }
-                }
-                Ok(free.expect("the table has room"))
-            },
-            Ok::<_, MapError>,
-        )?;
+        let at = match self.find(session.index, session.index)? {
+            Some(at) => at,
+            None => self.find(session.index, 0)?.expect("the table has room"),
+        };
         self.slots.set(at, session, 0)
     }
 
@@ -57,7 +49,7 @@ impl Sessions {
     /// # Errors
     /// Of the system call.
     pub fn remove(&mut self, index: u32) -> Result<(), MapError> {
-        match self.find(index)? {
+        match self.find(index, index)? {
             Some(at) => self.slots.set(at, Session::new_zeroed(), 0),
             None => Ok(()),
         }
@@ -68,12 +60,13 @@ impl Sessions {
     /// # Errors
     /// Of the system call.
     pub fn get(&self, index: u32) -> Result<Option<Session>, MapError> {
-        self.find(index)?.map(|at| self.slots.get(&at, 0)).transpose()
+        self.find(index, index)?.map(|at| self.slots.get(&at, 0)).transpose()
     }
 
-    fn find(&self, index: u32) -> Result<Option<u32>, MapError> {
+    /// The first slot in the window of `index` that holds `wanted`: the index itself, or 0 for a free one.
+    fn find(&self, index: u32, wanted: u32) -> Result<Option<u32>, MapError> {
         for at in self.window(index) {
-            if index != 0 && self.slots.get(&at, 0)?.index == index {
+            if self.slots.get(&at, 0)?.index == wanted {
                 return Ok(Some(at));
             }
         }

@@ -16,6 +16,10 @@ use crate::{
     },
 };
 
+#[path = "../../tests/src/bench/report/part.rs"]
+mod part;
+use part::Part;
+
 /// What to measure, and how it is told.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,27 +38,6 @@ pub struct Arguments {
     /// Measure nothing: take what an earlier run printed with --json
     #[arg(long, value_name = "FILE", conflicts_with_all = ["short", "only"])]
     from: Option<PathBuf>,
-}
-
-/// What can be measured by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
-    /// What a run of an XDP program costs
-    Programs,
-    /// What a packet costs end to end, with XDP programs
-    Packets,
-    /// How long a packet is on its way
-    Latency,
-    /// Handshakes per second
-    Handshakes,
-    /// How long a handshake waits behind a burst of others
-    Flood,
-    /// What a packet costs relays of all kinds
-    Relays,
-    /// What it costs a hub that decrypts and encrypts again
-    Hub,
-    /// TCP through WireGuard: direct, by the relay, by the hub
-    Throughput,
 }
 
 /// Builds what the benchmark needs, and gives the command that runs it. It needs root.

@@ -9,6 +9,7 @@ use crate::{
     clock,
     forwarding::directions,
     handshake::{Action, Session},
+    members::MemberId,
     next_hops::{Flow, UNRESOLVED},
 };
 
@@ -60,6 +61,7 @@ impl Engine {
         };
         let written = self.maps.write_session(&both, &ledger).is_ok();
         if !written {
+            self.close(session);
             self.tracker.refuse(session.responder.index);
         }
         written
@@ -137,7 +139,7 @@ impl Engine {
         let wanted: std::collections::HashMap<_, _> = self
             .tracker
             .endpoints()
-            .map(|(endpoint, member)| (endpoint.into(), member.map_or(0, |id| id.0)))
+            .map(|(endpoint, member)| (endpoint.into(), MemberId::to_map(member)))
             .collect();
         // What could not be written is not taken to be there, so that the next change tries again.
         let gone: Vec<_> = self.endpoints.keys().filter(|e| !wanted.contains_key(*e)).copied().collect();

@@ -24,7 +24,7 @@ use super::{
     Effort,
     stats::{Samples, Spread, interleave},
 };
-use crate::oracle::kernel::pin_to_a_cpu;
+use crate::affinity::on_one;
 
 /// The fuzz targets' messages: made by other implementations than the relay's.
 #[path = "../../fuzz/src/message.rs"]
@@ -73,11 +73,7 @@ pub fn run(effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {
     } else {
         (21, Duration::from_millis(100))
     };
-    let allowed = rustix::thread::sched_getaffinity(None)?;
-    pin_to_a_cpu().context("tie this thread to a CPU")?;
-    let rows = measure(rounds, at_least, progress);
-    rustix::thread::sched_setaffinity(None, &allowed)?;
-    rows
+    on_one(|| measure(rounds, at_least, progress))
 }
 
 fn measure(rounds: usize, at_least: Duration, progress: &dyn Fn(&str)) -> Result<Vec<Row>> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
 use relay_tests::{
     bench::{
         Effort,
@@ -72,7 +72,7 @@ fn measure(arguments: &Arguments, programs: &Path) -> Result<Report> {
     let object = fs::read(programs)
         .with_context(|| format!("read {}: run `cargo xtask bench`, which builds it", programs.display()))?;
     let mut report = Report { machine: Machine::this(), short: arguments.short, ..Report::default() };
-    for part in Part::ALL {
+    for &part in Part::value_variants() {
         if arguments.only.is_empty() || arguments.only.contains(&part) {
             let start = now();
             report.measure(part, &object, effort, &|text| eprintln!("{text}"))?;

@@ -21,7 +21,10 @@ use relay_ebpf::{
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::tables::{INGRESS, PORT, Tables};
-use crate::sessions::{Sessions, constants};
+use crate::{
+    affinity::{last, pin},
+    sessions::{Sessions, constants},
+};
 
 /// Capacity of the hash maps of a run, in entries.
 const ENTRIES: u32 = 256;
@@ -59,7 +62,7 @@ impl Kernel {
     /// Loads the program from its object file ([`relay_user::object::object`] holds the one that this binary was built
     /// with), and ties this thread to a CPU, since the program limits events by CPU.
     pub fn load(object: &[u8]) -> Result<Self> {
-        pin_to_a_cpu().context("tie this thread to a CPU")?;
+        pin(last()?)?;
         let config = constants(PORT, DIRECTIONS);
         let mut loader = EbpfLoader::new();
         loader.override_global(tables::CONFIG, &config, true).map_max_entries(tables::EVENTS, EVENTS_BYTES);
@@ -310,18 +313,4 @@ unsafe fn bpf<T>(command: libc::c_int, attributes: *mut T) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// Ties this thread to the last CPU that it may run on.
-///
-/// # Errors
-/// If the kernel refuses.
-pub fn pin_to_a_cpu() -> Result<()> {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let allowed = sched_getaffinity(None)?;
-    let cpu = (0..CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).context("no CPU is allowed")?;
-    let mut one = CpuSet::new();
-    one.set(cpu);
-    sched_setaffinity(None, &one)?;
-    Ok(())
 }

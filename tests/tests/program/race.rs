@@ -7,11 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aya::{
-    EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{Array, Map},
-    programs::Xdp,
-};
+use aya::{EbpfLoader, TestRun as _, TestRunOptions, maps::Array, programs::Xdp};
 use etherparse::PacketBuilder;
 use relay_ebpf::{
     reason::Verdict,
@@ -107,7 +103,7 @@ fn no_packet_leaves_as_a_mixture_of_two_sessions() {
             NextHop { destination_mac: mac(id), source_mac: [6; 6], mtu: 1500, ifindex: INGRESS, ..NOWHERE };
         map.set(id.into(), hop, 0).unwrap();
     }
-    let Some(Map::Array(map)) = ebpf.take_map(tables::SESSIONS) else { panic!("SESSIONS is an array") };
+    let map = ebpf.take_map(tables::SESSIONS).unwrap();
     let mut table = SessionTable::<()>::new(&map, SEED).unwrap();
     for index in 1..=SESSIONS {
         table.insert(&entry(index, place(index, 0), &locals), ()).unwrap();

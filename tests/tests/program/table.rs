@@ -16,16 +16,13 @@ use crate::relay::PORT;
 
 const DIRECTIONS: u32 = 64;
 
-fn map() -> MapData {
+fn map() -> Map {
     let mut ebpf = EbpfLoader::new()
         .override_global(tables::CONFIG, &constants(PORT, DIRECTIONS), true)
         .map_max_entries(tables::SESSIONS, slots(DIRECTIONS))
         .load(relay_user::object::object().unwrap())
         .unwrap();
-    match ebpf.take_map(tables::SESSIONS) {
-        Some(Map::Array(map)) => map,
-        _ => panic!("SESSIONS is an array"),
-    }
+    ebpf.take_map(tables::SESSIONS).unwrap()
 }
 
 fn session(index: u32, next_hop: u16) -> Session {
@@ -39,12 +36,13 @@ fn neighbours(count: usize) -> Vec<u32> {
 }
 
 /// The slots as the program sees them.
-fn slots_of(map: &MapData) -> Array<MapData, Session> {
+fn slots_of(map: &Map) -> Array<MapData, Session> {
+    let Map::Array(map) = map else { panic!("SESSIONS is an array") };
     Map::Array(MapData::from_id(map.info().unwrap().id()).unwrap()).try_into().unwrap()
 }
 
 /// Where an index stands.
-fn places(map: &MapData, index: u32) -> Vec<u32> {
+fn places(map: &Map, index: u32) -> Vec<u32> {
     let slots = slots_of(map);
     (0..slots.len()).filter(|at| slots.get(at, 0).unwrap().index == index).collect()
 }

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     Host, Lab,
+    affinity::pinned,
     bench::{
         Effort,
-        cpu::{Spinners, Usage, pinned},
+        cpu::{Spinners, Usage},
         settle,
         stats::interleave,
     },

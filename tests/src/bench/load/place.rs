@@ -1,6 +1,6 @@
 //! Where a relay that is no XDP program is measured: a namespace for the load, one for the relay, a cable between.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use aya::{Ebpf, programs::XdpMode};
 
 use super::{
@@ -51,7 +51,7 @@ impl Place {
         // For what a relay's XDP program transmits. All contenders have it, so that all frames come the same way.
         let passing = xdp_pass::attach(&source, DEVICE);
         let load = Load::new(&source, DEVICE)?;
-        let relay_mac = parse_mac(&relay.mac(DEVICE))?;
+        let relay_mac = relay.mac_octets(DEVICE);
         Ok(Self { relay, load, relay_mac, _passing: passing })
     }
 
@@ -64,13 +64,6 @@ impl Place {
 /// As `ip` and `nft` take it.
 pub fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
-}
-
-fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let bytes: Vec<u8> =
-        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-    ensure!(bytes.len() == 6, "{text} is no MAC address");
-    Ok(std::array::from_fn(|at| bytes[at]))
 }
 
 /// `reflect`: an XDP program that swaps the MAC addresses and transmits. What it costs is the load's cost and the cable's.

@@ -14,12 +14,8 @@ use super::{
     wgrelay::WgrelayInPlace,
 };
 use crate::{
-    bench::{
-        Effort,
-        cpu::{Spinners, pinned},
-        settle,
-        stats::interleave,
-    },
+    affinity::pinned,
+    bench::{Effort, cpu::Spinners, settle, stats::interleave},
     lab::Lab,
 };
 

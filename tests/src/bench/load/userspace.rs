@@ -22,7 +22,7 @@ use super::{
     flows::{Flow, RELAY},
     place::Place,
 };
-use crate::{bench::cpu::pin, lab::Namespace};
+use crate::{affinity::pin, lab::Namespace};
 
 /// A session: who may send, and to whom it goes.
 struct Session {

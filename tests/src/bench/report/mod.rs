@@ -2,6 +2,7 @@
 
 pub mod net_cost;
 pub mod page;
+pub mod part;
 pub mod picture;
 pub mod table;
 pub mod tables;
@@ -10,6 +11,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use self::net_cost::NetCost;
+pub use self::part::Part;
 use super::{
     CONTROL, Effort, handshakes,
     load::{flood, hub, relays, row},
@@ -18,41 +20,6 @@ use super::{
     throughput,
     xdp::{latency, packets, programs},
 };
-
-/// What can be measured by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Part {
-    /// What a run of an XDP program costs
-    Programs,
-    /// What a packet costs end to end, with XDP programs
-    Packets,
-    /// How long a packet is on its way
-    Latency,
-    /// Handshakes per second
-    Handshakes,
-    /// How long a handshake waits behind a burst of others
-    Flood,
-    /// What a packet costs relays of all kinds
-    Relays,
-    /// What it costs a hub that decrypts and encrypts again
-    Hub,
-    /// TCP through WireGuard: direct, by the relay, by the hub
-    Throughput,
-}
-
-impl Part {
-    /// All, in the order in which they are measured.
-    pub const ALL: [Self; 8] = [
-        Self::Programs,
-        Self::Packets,
-        Self::Latency,
-        Self::Handshakes,
-        Self::Flood,
-        Self::Relays,
-        Self::Hub,
-        Self::Throughput,
-    ];
-}
 
 /// What a run measured. A part that was not measured has no rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! docs/benchmarks.md: what is between the markers is written from a result, the rest by people.
 
 use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 
 use super::{Part, Report, tables};
 
@@ -55,7 +56,7 @@ fn measured(report: &Report) -> String {
             );
         }
     }
-    for part in Part::ALL {
+    for &part in Part::value_variants() {
         let table = tables::of_part(report, part);
         if !table.is_empty() {
             text += &format!("\n### {}\n\n{table}", title(part));

@@ -8,13 +8,14 @@ use super::{
     traffic::Scenario,
     wire::{Eye, quantile},
 };
-use crate::bench::{
-    Effort,
-    cpu::on_one,
-    settle,
-    stats::{Ratio, Samples, interleave},
+use crate::{
+    affinity::on_one,
+    bench::{
+        Effort, settle,
+        stats::{Ratio, Samples, interleave},
+    },
+    lab::Lab,
 };
-use crate::lab::Lab;
 
 /// Its place among the contenders: what sets the pace.
 const WGRELAY: usize = 2;

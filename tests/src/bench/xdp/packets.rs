@@ -8,13 +8,14 @@ use super::{
     traffic::{Family, Scenario, Visits},
     wire::Eye,
 };
-use crate::bench::{
-    Effort,
-    cpu::on_one,
-    settle,
-    stats::{Ratio, Samples, interleave},
+use crate::{
+    affinity::on_one,
+    bench::{
+        Effort, settle,
+        stats::{Ratio, Samples, interleave},
+    },
+    lab::Lab,
 };
-use crate::lab::Lab;
 
 /// Frames of a call that shows what any call costs.
 const FEW: u32 = 64;

@@ -9,11 +9,12 @@ use super::{
     relay::Relay,
     traffic::{Family, Fate, Macs, Scenario, Traffic, Visits},
 };
-use crate::bench::{
-    Effort,
-    cpu::on_one,
-    settle,
-    stats::{Ratio, Samples, interleave},
+use crate::{
+    affinity::on_one,
+    bench::{
+        Effort, settle,
+        stats::{Ratio, Samples, interleave},
+    },
 };
 
 /// A verdict (include/uapi/linux/bpf.h).

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, PerCpuArray, xdp::DevMapHash},
     programs::Xdp,
 };
 use relay_ebpf::{
@@ -57,9 +57,7 @@ impl Relay {
         map.set(NEXT_HOP.into(), hop, 0)?;
         let mut map: DevMapHash<_> = self.map(tables::TX_PORTS)?.try_into()?;
         map.insert(ifindex, ifindex, None, 0).context("name the egress device")?;
-        let Some(Map::Array(map)) = self.ebpf.take_map(tables::SESSIONS) else {
-            bail!("SESSIONS is no array");
-        };
+        let map = self.ebpf.take_map(tables::SESSIONS).context("no map SESSIONS")?;
         let mut table = SessionTable::new(&map, SEED)?;
         for number in 0..traffic.scenario.sessions {
             let session = traffic.session(number);

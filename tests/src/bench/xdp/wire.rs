@@ -89,7 +89,7 @@ impl Wire {
             // Nothing of the kernel's own comes in between.
             namespace.set(&format!("net/ipv6/conf/{DEVICE}/disable_ipv6"), "1");
         }
-        let macs = Macs { source: mac(&source)?, destination: mac(&relay)? };
+        let macs = Macs { source: source.mac_octets(DEVICE), destination: relay.mac_octets(DEVICE) };
         let traffic = Traffic { scenario, macs };
         let order = traffic.order();
         let mut loader = EbpfLoader::new();
@@ -209,13 +209,6 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).with_context(|| format!("no map {name}"))
-}
-
-fn mac(namespace: &Namespace) -> Result<[u8; 6]> {
-    let text = namespace.mac(DEVICE);
-    let octets: Vec<u8> =
-        text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
-    octets.try_into().ok().with_context(|| format!("{text} is no MAC address"))
 }
 
 /// The index of the device.
