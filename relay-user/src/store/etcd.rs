@@ -350,7 +350,10 @@ fn from_etcd(error: Error) -> StoreError {
         StoreError::Full(format!(
             "{text}: compact and defragment etcd, raise its quota, and disarm its alarm"
         ))
-    } else if text.contains("too many operations") || text.contains("request is too large") {
+    } else if ["too many operations", "request is too large", "larger than max"]
+        .iter()
+        .any(|t| text.contains(t))
+    {
         StoreError::TooLarge(text.to_owned())
     } else if text.contains("auth")
         || text.contains("permission denied")
