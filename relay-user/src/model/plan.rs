@@ -176,7 +176,7 @@ impl State {
         self.present(Key::Network(key.network.clone()))?;
         if let Some(relay) = &key.relay {
             self.present(Key::Relay(relay.clone()))?;
-            if !self.member(relay.as_str()).is_some_and(|member| member.membership(&key.network).is_some()) {
+            if self.existing_member(relay)?.membership(&key.network).is_none() {
                 let (key, network) = (key.id.clone(), key.network.clone());
                 return Err(Refusal::RelayNotInNetwork(key, relay.clone(), network));
             }

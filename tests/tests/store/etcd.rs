@@ -1,13 +1,15 @@
 //! The store on etcd: real ones, on loopback ports, each with a directory of its own.
 
 use std::{
+    fs,
     net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
     time::Duration,
 };
 
 use etcd_client::{Client, Permission, PermissionType};
 use relay_tests::command::{Process, program};
-use relay_user::store::{Etcd, EtcdOptions, Event, Revision, Store as _, StoreError, WriteError};
+use relay_user::store::{Etcd, EtcdOptions, EtcdTls, Event, Revision, Store as _, StoreError, WriteError};
 use rustix::process::Signal;
 
 use super::{member, network, next, put, soon, suite, until, writer};
@@ -18,6 +20,7 @@ struct Server {
     directory: tempfile::TempDir,
     port: u16,
     quota: u64,
+    tls: bool,
 }
 
 impl Server {
@@ -27,13 +30,13 @@ impl Server {
 
     async fn with_quota(quota: u64) -> Self {
         let directory = tempfile::Builder::new().prefix("wgr-etcd-").tempdir().unwrap();
-        let mut this = Self { process: None, directory, port: free_port(), quota };
+        let mut this = Self { process: None, directory, port: free_port(), quota, tls: false };
         this.run().await;
         this
     }
 
     async fn run(&mut self) {
-        let url = format!("http://127.0.0.1:{}", self.port);
+        let url = self.options().endpoints.remove(0);
         let peers = format!("http://127.0.0.1:{}", free_port());
         let data = self.directory.path().join("data");
         // It ends with this thread, however that ends.
@@ -43,6 +46,14 @@ impl Server {
         command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
         command.args(["--initial-cluster", &format!("test={peers}"), "--data-dir"]).arg(data);
         command.args(["--quota-backend-bytes", &self.quota.to_string()]);
+        if self.tls {
+            for (option, file) in
+                [("--cert-file", "server.pem"), ("--key-file", "server.key"), ("--trusted-ca-file", "ca.pem")]
+            {
+                command.arg(option).arg(self.file(file));
+            }
+            command.arg("--client-cert-auth");
+        }
         let mut process = Process::start(&mut command, self.directory.path().join("log"));
         let ready = async {
             while self
@@ -65,7 +76,19 @@ impl Server {
     }
 
     fn options(&self) -> EtcdOptions {
-        EtcdOptions { endpoints: vec![format!("http://127.0.0.1:{}", self.port)], ..Default::default() }
+        let (scheme, tls) = if self.tls {
+            let (ca_file, own) = (self.file("ca.pem"), |name| Some(self.file(name)));
+            let (certificate_file, key_file) = (own("client.pem"), own("client.key"));
+            ("https", Some(EtcdTls { ca_file, certificate_file, key_file, server_name: None }))
+        } else {
+            ("http", None)
+        };
+        let endpoints = vec![format!("{scheme}://127.0.0.1:{}", self.port)];
+        EtcdOptions { endpoints, tls, ..Default::default() }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     async fn store(&self) -> Etcd {
@@ -187,13 +210,13 @@ async fn who_may_not_is_refused() {
     let denied = |error| assert!(matches!(error, StoreError::Denied(_)), "{error}");
     denied(nobody.snapshot().await.unwrap_err());
     denied(nobody.commit(Revision(0), vec![put("a", "")]).await.unwrap_err());
-    let file = server.directory.path().join("password");
+    let file = server.file("password");
     let user =
         EtcdOptions { user: Some("wgrelay".into()), password_file: Some(file.clone()), ..server.options() };
     denied(Etcd::connect(&user).await.err().expect("there is no password"));
-    std::fs::write(&file, "wrong\n").unwrap();
+    fs::write(&file, "wrong\n").unwrap();
     denied(Etcd::connect(&user).await.err().expect("the password is wrong"));
-    std::fs::write(&file, "password\n").unwrap();
+    fs::write(&file, "password\n").unwrap();
     suite::run(Etcd::connect(&user).await.unwrap()).await;
     let elsewhere = EtcdOptions { prefix: Some("/other".into()), ..user };
     denied(Etcd::connect(&elsewhere).await.unwrap().snapshot().await.unwrap_err());
@@ -218,4 +241,43 @@ async fn an_etcd_without_space_is_told_and_nothing_is_lost() {
     assert_eq!((snapshot.revision, snapshot.entries.len()), (revision, commits));
     let large = store.commit(revision, vec![put("large", &"v".repeat(3 << 20))]).await.unwrap_err();
     assert!(matches!(large, StoreError::TooLarge(_) | StoreError::Full(_)), "{large}");
+}
+
+#[tokio::test]
+async fn talks_tls_and_shows_its_certificate() {
+    let mut server = Server::start().await;
+    server.stop();
+    certificates(&server);
+    server.tls = true;
+    server.run().await;
+    suite::run(server.store().await).await;
+
+    let tls = server.options().tls.unwrap();
+    let with = |tls| EtcdOptions { tls: Some(tls), ..server.options() };
+    let anonymous = EtcdTls { certificate_file: None, key_file: None, ..tls.clone() };
+    let stranger = EtcdTls { ca_file: server.file("client.pem"), ..tls.clone() };
+    for options in [with(anonymous), with(stranger)] {
+        let error = Etcd::connect(&options).await.unwrap().snapshot().await.unwrap_err();
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
+    let missing = EtcdTls { ca_file: server.file("none.pem"), ..tls };
+    let error = Etcd::connect(&with(missing)).await.err().expect("there is no such file");
+    assert!(error.to_string().contains("none.pem"), "{error}");
+}
+
+/// Certificates for a server and a client, and the authority that they are signed by.
+fn certificates(server: &Server) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut authority = CertificateParams::new([]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    fs::write(server.file("ca.pem"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().unwrap();
+        let parameters = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = parameters.signed_by(&key, &issuer).unwrap();
+        fs::write(server.file(&format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(server.file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
 }
