@@ -16,7 +16,7 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt as _},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Change, Entry, Event, Revision, Snapshot, Store, StoreError};
@@ -99,7 +99,7 @@ impl Etcd {
             connect = connect.with_tls(tls_options(tls)?);
         }
         let prefix = options.prefix.as_deref().unwrap_or("/wgrelay").trim_end_matches('/').into();
-        let client = Client::connect(&options.endpoints, Some(connect)).await.map_err(from_etcd)?;
+        let client = bounded(Client::connect(&options.endpoints, Some(connect))).await?;
         Ok(Self { client, prefix })
     }
 
@@ -118,7 +118,7 @@ impl Etcd {
         let (mut all, mut from) = (Vec::new(), below.as_bytes().to_vec());
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
-            let mut answer = client.get(from, Some(options)).await.map_err(from_etcd)?;
+            let mut answer = bounded(client.get(from, Some(options))).await?;
             let more = answer.more();
             all.extend(answer.take_kvs());
             let Some(last) = all.last().filter(|_| more) else { return Ok(all) };
@@ -129,7 +129,7 @@ impl Etcd {
 
     async fn read_snapshot(&self) -> Result<Snapshot, StoreError> {
         let mut client = self.client.kv_client();
-        let answer = client.get(self.revision_key(), None).await.map_err(from_etcd)?;
+        let answer = bounded(client.get(self.revision_key(), None)).await?;
         let at = answer.header().map_or(0, |header| header.revision());
         let revision = answer.kvs().first().map_or(Revision(0), |kv| revision_of(kv.mod_revision()));
         let records = self.records();
@@ -172,17 +172,18 @@ impl Etcd {
             ops = lists;
         }
         ops.push(TxnOp::put(revision_key, [], None));
-        let answer = self.client.kv_client().txn(Txn::new().when([expected_now]).and_then(ops)).await;
-        let answer = answer.map_err(from_etcd)?;
+        let transaction = Txn::new().when([expected_now]).and_then(ops);
+        let answer = bounded(self.client.kv_client().txn(transaction)).await?;
         if !answer.succeeded() {
             return Err(StoreError::Conflict(expected));
         }
         Ok(revision_of(answer.header().map_or(0, |header| header.revision())))
     }
 
-    async fn open_watch(&self, below: &str, from: i64) -> Result<WatchStream, Error> {
+    async fn open_watch(&self, below: &str, from: i64) -> Result<WatchStream, StoreError> {
         let options = WatchOptions::new().with_range(after_all(below)).with_start_revision(from);
-        self.client.watch_client().max_decoding_message_size(ANSWER_BYTES).watch(below, Some(options)).await
+        let mut client = self.client.watch_client().max_decoding_message_size(ANSWER_BYTES);
+        bounded(client.watch(below, Some(options))).await
     }
 }
 
@@ -262,9 +263,7 @@ impl Watching {
         let records = self.store.records();
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            None => {
-                self.stream.insert(self.store.open_watch(&records, self.at + 1).await.map_err(from_etcd)?)
-            }
+            None => self.stream.insert(self.store.open_watch(&records, self.at + 1).await?),
         };
         let Some(answer) = stream.message().await.map_err(from_etcd)? else {
             return Err(StoreError::Unavailable("etcd has ended the watch".into()));
@@ -333,6 +332,14 @@ fn tls_options(tls: &EtcdTls) -> Result<TlsOptions, StoreError> {
 fn read(path: &PathBuf) -> Result<String, StoreError> {
     std::fs::read_to_string(path)
         .map_err(|error| StoreError::Denied(format!("read {}: {error}", path.display())))
+}
+
+/// Waits for an answer, but not for ever: not all ways in which etcd can't be reached are told by its client.
+async fn bounded<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    match timeout(TIMEOUT, answer).await {
+        Ok(answer) => answer.map_err(from_etcd),
+        Err(_) => Err(StoreError::Unavailable(format!("etcd has not answered within {TIMEOUT:?}"))),
+    }
 }
 
 fn from_etcd(error: Error) -> StoreError {

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use etcd_client::{Error, EventType, PutOptions};
-use tokio::{sync::watch, time::timeout};
+use etcd_client::{EventType, PutOptions};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Etcd, RETRY, TIMEOUT, below, from_etcd};
+use super::{Etcd, RETRY, below, bounded, from_etcd};
 use crate::store::StoreError;
 
 impl Etcd {
@@ -25,7 +25,7 @@ pub(super) async fn announce(store: Etcd, name: String, ttl: Duration, stop: Can
             lost = hold(&store, &name, ttl, &mut lease) => lost,
         };
         if let Err(error) = lost {
-            warn!("others can't see that {name} is alive: {}", from_etcd(error));
+            warn!("others can't see that {name} is alive: {error}");
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -34,27 +34,25 @@ pub(super) async fn announce(store: Etcd, name: String, ttl: Duration, stop: Can
     }
     if let Some(lease) = lease {
         // If this fails, the lease runs out.
-        let _ = store.client.lease_client().revoke(lease).await;
+        let _ = bounded(store.client.lease_client().revoke(lease)).await;
     }
 }
 
 /// Takes a lease and keeps it alive; returns when it is lost.
-async fn hold(store: &Etcd, name: &str, ttl: Duration, lease: &mut Option<i64>) -> Result<(), Error> {
+async fn hold(store: &Etcd, name: &str, ttl: Duration, lease: &mut Option<i64>) -> Result<(), StoreError> {
     let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
     let mut client = store.client.lease_client();
-    let granted = client.grant(seconds, None).await?;
+    let granted = bounded(client.grant(seconds, None)).await?;
     let id = *lease.insert(granted.id());
     let key = format!("{}{name}", store.alive_below());
-    store.client.kv_client().put(key, name, Some(PutOptions::new().with_lease(id))).await?;
-    let (mut keeper, mut answers) = client.keep_alive(id).await?;
+    bounded(store.client.kv_client().put(key, name, Some(PutOptions::new().with_lease(id)))).await?;
+    let (mut keeper, mut answers) = bounded(client.keep_alive(id)).await?;
     loop {
         tokio::time::sleep(ttl / 3).await;
-        keeper.keep_alive().await?;
-        let answer = timeout(TIMEOUT, answers.message()).await;
-        match answer {
-            Ok(Ok(Some(answer))) if answer.ttl() > 0 => {}
-            Ok(Err(error)) => return Err(error),
-            _ => return Err(Error::LeaseKeepAliveError("the lease has run out".into())),
+        bounded(keeper.keep_alive()).await?;
+        match bounded(answers.message()).await? {
+            Some(answer) if answer.ttl() > 0 => {}
+            _ => return Err(StoreError::Unavailable("the lease has run out".into())),
         }
     }
 }
@@ -78,11 +76,11 @@ pub(super) async fn follow(store: Etcd, alive: watch::Sender<BTreeSet<String>>) 
 
 async fn follow_once(store: &Etcd, alive: &watch::Sender<BTreeSet<String>>) -> Result<(), StoreError> {
     let prefix = store.alive_below();
-    let all = store.client.kv_client().get(store.revision_key(), None).await.map_err(from_etcd)?;
+    let all = bounded(store.client.kv_client().get(store.revision_key(), None)).await?;
     let at = all.header().map_or(0, |header| header.revision());
     let names = store.read_all(&prefix, at).await?.into_iter().map(|kv| below(&prefix, kv.key()));
     alive.send_replace(names.collect::<Result<_, _>>()?);
-    let mut stream = store.open_watch(&prefix, at + 1).await.map_err(from_etcd)?;
+    let mut stream = store.open_watch(&prefix, at + 1).await?;
     while let Some(answer) = stream.message().await.map_err(from_etcd)? {
         if answer.canceled() {
             return Err(StoreError::Unavailable(answer.cancel_reason().to_owned()));
