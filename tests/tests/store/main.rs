@@ -9,6 +9,7 @@ mod etcd;
 #[cfg(feature = "kernel")]
 mod full_disk;
 mod suite;
+mod writing;
 
 use std::{sync::Arc, time::Duration};
 
