@@ -2,6 +2,7 @@ mod enrolment;
 mod followed;
 mod plans;
 mod refusals;
+mod torture;
 mod views;
 
 use super::*;
