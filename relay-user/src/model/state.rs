@@ -52,8 +52,9 @@ pub(super) struct Use {
     pub(super) members: OrdSet<Name>,
     pub(super) addresses: OrdMap<IpAddr, Name>,
     pub(super) routes: OrdMap<IpNet, Name>,
-    /// For IPv4 and IPv6: all addresses of hosts below this one are in use.
-    pub(super) free: [Option<IpAddr>; 2],
+    /// For IPv4 and IPv6: all addresses of hosts below this one are in use, or among the released ones.
+    mark: [Option<IpAddr>; 2],
+    released: OrdSet<IpAddr>,
 }
 
 /// All records, with indices. A clone is cheap.
@@ -228,9 +229,10 @@ impl State {
                 for (family, prefix) in
                     [network.ipv4.map(IpNet::V4), network.ipv6.map(IpNet::V6)].iter().enumerate()
                 {
-                    uses.free[family] = prefix.map(|prefix| super::plan::hosts(prefix).0);
+                    uses.mark[family] = prefix.map(|prefix| super::plan::hosts(prefix).0);
                     uses.advance(family);
                 }
+                uses.released = OrdSet::new();
                 keep(&mut self.networks, network.name.clone(), network, revision);
             }
             Record::Relay(relay) => {
@@ -256,6 +258,7 @@ impl State {
             uses.members.insert(name.clone());
             for address in membership.addresses() {
                 uses.addresses.insert(address, name.clone());
+                uses.released.remove(&address);
                 uses.advance(usize::from(address.is_ipv6()));
             }
             for &route in &membership.routes {
@@ -286,9 +289,10 @@ impl State {
                     let Some(uses) = self.uses.get_mut(&membership.network) else { continue };
                     uses.members.remove(name);
                     for address in membership.addresses() {
-                        if release(&mut uses.addresses, &address, name) {
-                            let free = &mut uses.free[usize::from(address.is_ipv6())];
-                            *free = free.map(|free| free.min(address));
+                        let below =
+                            uses.mark[usize::from(address.is_ipv6())].is_some_and(|mark| address < mark);
+                        if release(&mut uses.addresses, &address, name) && below {
+                            uses.released.insert(address);
                         }
                     }
                     for route in &membership.routes {
@@ -355,9 +359,20 @@ fn release<K: Ord + Clone>(index: &mut OrdMap<K, Name>, key: &K, name: &Name) ->
 }
 
 impl Use {
-    /// Moves the mark of the free addresses of a family on, if its address has been taken.
+    /// The lowest free address of a family in a prefix of the network.
+    pub(super) fn free(&self, prefix: IpNet) -> Option<IpAddr> {
+        let (first, last) = super::plan::hosts(prefix);
+        if let Some(&released) = self.released.range(first..=last).next() {
+            return Some(released);
+        }
+        let free = self.mark[usize::from(first.is_ipv6())].unwrap_or(first);
+        // At the very end of the address space there is no next one, so the last may be in use.
+        (free <= last && !self.addresses.contains_key(&free)).then_some(free)
+    }
+
+    /// Moves the mark of a family on, if its address has been taken. It never goes back, so all in all this is cheap.
     fn advance(&mut self, family: usize) {
-        let Some(free) = self.free[family] else { return };
-        self.free[family] = Some(super::plan::next_free(&self.addresses, free));
+        let Some(mark) = self.mark[family] else { return };
+        self.mark[family] = Some(super::plan::next_free(&self.addresses, mark));
     }
 }

@@ -82,7 +82,11 @@ impl World {
         assert_eq!(format!("{:?}", state.members), format!("{:?}", again.members));
         for kept in state.networks() {
             let (ours, theirs) = (&state.uses[&kept.name], &again.uses[&kept.name]);
-            assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "{}", kept.name);
+            assert!(ours.members == theirs.members && ours.addresses == theirs.addresses, "{}", kept.name);
+            assert_eq!(ours.routes, theirs.routes, "{}", kept.name);
+            for prefix in kept.prefixes() {
+                assert_eq!(ours.free(prefix), theirs.free(prefix), "{prefix}");
+            }
         }
         for kept in state.relays() {
             assert!(state.hosts(kept.name.as_str()).eq(again.hosts(kept.name.as_str())));

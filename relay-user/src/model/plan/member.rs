@@ -68,14 +68,17 @@ impl State {
     }
 
     pub(super) fn activate(&self, keys: &[PublicKey], limit: usize) -> Plan {
-        let proven: Vec<&Member> =
-            keys.iter().filter_map(|&key| Some(&**self.by_public_key(key)?)).filter(|m| !m.active).collect();
-        let put = |member: &&Member| Op::Put(Record::Member(Member { active: true, ..(*member).clone() }));
-        let rest: Vec<_> = proven.iter().skip(limit).map(|member| member.public_key).collect();
-        Plan {
-            ops: proven.iter().take(limit).map(put).collect(),
-            rest: (!rest.is_empty()).then_some(Command::Activate(rest)),
+        let mut plan = Plan::default();
+        for (n, &key) in keys.iter().enumerate() {
+            if plan.ops.len() >= limit {
+                plan.rest = Some(Command::Activate(keys[n..].to_vec()));
+                break;
+            }
+            if let Some(member) = self.by_public_key(key).filter(|member| !member.active) {
+                plan.ops.push(Op::Put(Record::Member(Member { active: true, ..(*member.record).clone() })));
+            }
         }
+        plan
     }
 
     pub(super) fn existing_member(&self, name: &Name) -> Result<&Member, Refusal> {
@@ -129,13 +132,13 @@ impl State {
         let uses = self.uses.get(&place.network).cloned().unwrap_or_default();
         let wished = [place.ipv4.map(IpAddr::V4), place.ipv6.map(IpAddr::V6)];
         let prefixes = [network.ipv4.map(IpNet::V4), network.ipv6.map(IpNet::V6)];
-        for (family, (wished, prefix)) in wished.into_iter().zip(prefixes).enumerate() {
+        for (wished, prefix) in wished.into_iter().zip(prefixes) {
             let address = match (wished, prefix) {
                 (None, None) => continue,
                 (Some(wished), None) => return Err(Refusal::AddressOutside(wished, network.name.clone())),
                 (Some(wished), Some(prefix)) => check_wished(&uses, prefix, wished, name, &network.name)?,
                 (None, Some(prefix)) => {
-                    free(&uses, family, prefix).ok_or_else(|| Refusal::NetworkFull(network.name.clone()))?
+                    uses.free(prefix).ok_or_else(|| Refusal::NetworkFull(network.name.clone()))?
                 }
             };
             match address {
@@ -216,14 +219,6 @@ fn check_wished(
         Some(other) if other != name => Err(Refusal::AddressTaken(wished, other.clone())),
         _ => Ok(wished),
     }
-}
-
-/// The next free address of a family.
-fn free(uses: &Use, family: usize, prefix: IpNet) -> Option<IpAddr> {
-    let (first, last) = addresses::hosts(prefix);
-    let free = addresses::next_free(&uses.addresses, uses.free[family].unwrap_or(first));
-    // At the very end of the address space there is no next one, so the last may be in use.
-    (free <= last && !uses.addresses.contains_key(&free)).then_some(free)
 }
 
 /// Tags, in order.
