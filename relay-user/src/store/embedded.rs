@@ -32,6 +32,8 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const CACHE: usize = 8 << 20;
 /// How many commits are kept in memory for those that watch.
 const HISTORY: usize = 1024;
+/// And how many bytes of them, besides the newest.
+const HISTORY_BYTES: usize = 4 << 20;
 
 /// A store in a database file.
 #[derive(Clone)]
@@ -53,6 +55,7 @@ struct History {
     /// The revision before the oldest of them.
     from: Revision,
     commits: VecDeque<(Revision, Arc<[Change]>)>,
+    bytes: usize,
     limit: usize,
 }
 
@@ -73,7 +76,7 @@ impl Embedded {
             // It holds hashes of secrets.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
             let revision = revision_of(&database).map_err(|error| from_redb(&path, error))?;
-            let history = History { from: revision, commits: VecDeque::new(), limit: history };
+            let history = History { from: revision, commits: VecDeque::new(), bytes: 0, limit: history };
             Ok(Self {
                 shared: Arc::new(Shared {
                     path,
@@ -156,10 +159,11 @@ enum Next {
 
 impl History {
     fn push(&mut self, revision: Revision, changes: Arc<[Change]>) {
+        self.bytes += size(&changes);
         self.commits.push_back((revision, changes));
-        if self.commits.len() > self.limit
-            && let Some((oldest, _)) = self.commits.pop_front()
-        {
+        while self.commits.len() > self.limit || (self.bytes > HISTORY_BYTES && self.commits.len() > 1) {
+            let Some((oldest, changes)) = self.commits.pop_front() else { break };
+            self.bytes -= size(&changes);
             self.from = oldest;
         }
     }
@@ -198,11 +202,16 @@ impl Shared {
         let mut history = locked(&self.history);
         if history.commits.back().map_or(history.from, |(last, _)| *last) != revision {
             history.commits.clear();
+            history.bytes = 0;
             history.from = revision;
             self.newest.send_replace(revision);
         }
         Ok(database)
     }
+}
+
+fn size(changes: &[Change]) -> usize {
+    changes.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, Vec::len)).sum()
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {
