@@ -97,6 +97,8 @@ async fn writers_agree(store: &(impl Store + Clone + 'static)) {
     const EACH: u64 = 60;
     let ((one, _a), (two, _b)) = (writer(store.clone()).await, writer(store.clone()).await);
     one.write(network("net")).await.unwrap();
+    // What a writer has not heard of yet it refuses.
+    until(&two, "the network", |state| state.network("net").is_some()).await;
     let writes = [(&one, 0), (&two, 1000)].into_iter().flat_map(|(writer, base)| {
         (0..EACH).map(move |n| async move {
             // Some names are wanted by both.
