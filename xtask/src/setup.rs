@@ -50,6 +50,16 @@ const LAB: [(&str, &str); 9] = [
     ("nsenter", "util-linux"),
 ];
 
+/// The same for every build: the client of etcd is generated from etcd's interface definitions.
+const BUILD: [(&str, &str); 1] = [("protoc", "protobuf-compiler")];
+
+/// The definitions that those refer to, which come in a package of their own.
+const PROTO: (&str, &str) = ("/usr/include/google/protobuf/descriptor.proto", "libprotobuf-dev");
+
+/// Programs of the lab that are unpacked into target/tools, and the packages that they are in. Installed as packages,
+/// these would start servers.
+const UNPACKED: [(&str, &str); 2] = [("promtool", "prometheus"), ("etcd", "etcd-server")];
+
 /// The same for fuzzing: libFuzzer is C++, which the crate libfuzzer-sys compiles.
 const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
 
@@ -87,7 +97,8 @@ struct Found {
     linker: Option<PathBuf>,
     /// Packages of the missing programs of the lab and of fuzzing.
     programs: Vec<&'static str>,
-    promtool: bool,
+    /// Programs to be unpacked that are missing, with their packages.
+    unpacked: Vec<(&'static str, &'static str)>,
     /// Debian packages that are installed; only asked for those that matter.
     packages: BTreeSet<String>,
 }
@@ -98,13 +109,16 @@ impl Found {
         let linker = toolchain.as_ref().and_then(|t| linker::find(workspace, t.release.llvm));
         let lab = parts.contains(&Part::Lab);
         let wanted = LAB.iter().filter(|_| lab).chain(FUZZ.iter().filter(|_| parts.contains(&Part::Fuzz)));
-        let missing = wanted.filter(|(program, _)| find(program).is_none());
+        let missing = BUILD.iter().chain(wanted).filter(|(program, _)| find(program).is_none());
+        // Where protoc is not Debian's, it has these definitions beside it.
+        let proto = find("protoc").is_none_or(|protoc| protoc.starts_with("/usr/bin"))
+            && !Path::new(PROTO.0).exists();
+        let there =
+            |program| find(program).is_some() || executable(&tools_directory(workspace).join(program));
         let llvm = toolchain.as_ref().map_or(DEBIAN_LLVM, |t| t.release.llvm);
         Ok(Self {
-            programs: missing.map(|&(_, package)| package).collect(),
-            promtool: !lab
-                || find("promtool").is_some()
-                || executable(&tools_directory(workspace).join("promtool")),
+            programs: missing.map(|&(_, package)| package).chain(proto.then_some(PROTO.1)).collect(),
+            unpacked: UNPACKED.into_iter().filter(|(program, _)| lab && !there(program)).collect(),
             packages: if linker.is_none() {
                 installed(&linker::build_packages(llvm))
             } else {
@@ -126,7 +140,7 @@ impl Found {
             packages.extend(linker::build_packages(llvm).into_iter().filter(|p| !self.packages.contains(p)));
         }
         packages.extend(self.programs.iter().map(|&package| package.to_owned()));
-        Plan { packages, linker, promtool: !self.promtool }
+        Plan { packages, linker, unpacked: self.unpacked.clone() }
     }
 }
 
@@ -146,19 +160,19 @@ struct Plan {
     packages: Vec<String>,
     /// Build bpf-linker for this LLVM.
     linker: Option<u32>,
-    /// Unpack promtool into target/tools. Not installed as a package: that would start a Prometheus server.
-    promtool: bool,
+    /// Unpack these into target/tools.
+    unpacked: Vec<(&'static str, &'static str)>,
 }
 
 impl Plan {
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && self.linker.is_none() && !self.promtool
+        self.packages.is_empty() && self.linker.is_none() && self.unpacked.is_empty()
     }
 
     /// The exact commands, for a Debian system.
     fn commands(&self, workspace: &Path) -> Vec<String> {
         let mut commands = Vec::new();
-        if !self.packages.is_empty() || self.promtool {
+        if !self.packages.is_empty() || !self.unpacked.is_empty() {
             commands.push("apt-get update".to_owned());
         }
         if !self.packages.is_empty() {
@@ -168,27 +182,28 @@ impl Plan {
         if let Some(llvm) = self.linker {
             commands.push(linker::build_command(workspace, llvm));
         }
-        if self.promtool {
-            commands.push(self.promtool_command(workspace));
-        }
+        commands.extend(self.unpack_commands(workspace));
         commands
     }
 
-    fn promtool_command(&self, workspace: &Path) -> String {
+    fn unpack_commands(&self, workspace: &Path) -> Vec<String> {
         let directory = tools_directory(workspace);
         let directory = directory.display();
-        format!(
-            "mkdir -p {directory} && cd {directory} && apt-get -o APT::Sandbox::User=root \
-             download prometheus && dpkg-deb --fsys-tarfile \
-             prometheus_*.deb | tar --extract --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb"
-        )
+        let command = |(program, package): &(&str, &str)| {
+            format!(
+                "mkdir -p {directory} && cd {directory} && apt-get -o APT::Sandbox::User=root \
+                 download {package} && dpkg-deb --fsys-tarfile \
+                 {package}_*.deb | tar --extract --strip-components=3 ./usr/bin/{program} && rm {package}_*.deb"
+            )
+        };
+        self.unpacked.iter().map(command).collect()
     }
 
     fn install(&self, workspace: &Path) -> Result<()> {
         let debian = find("apt-get").is_some();
         let root = ask(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
         let needs_root = !self.packages.is_empty();
-        if (needs_root && !(debian && root)) || (self.promtool && !debian) {
+        if (needs_root && !(debian && root)) || (!self.unpacked.is_empty() && !debian) {
             eprintln!(
                 "Something is missing, and it can be installed automatically only on Debian and as root."
             );
@@ -204,7 +219,7 @@ impl Plan {
             bail!("run these commands, then try again");
         }
         self.announce(workspace);
-        if root && (needs_root || self.promtool) {
+        if root && (needs_root || !self.unpacked.is_empty()) {
             run(apt().arg("update"))?;
         }
         if needs_root {
@@ -213,9 +228,9 @@ impl Plan {
         if let Some(llvm) = self.linker {
             linker::build(workspace, llvm)?;
         }
-        if self.promtool {
-            run(Command::new("bash").args(["-euo", "pipefail", "-c", &self.promtool_command(workspace)]))
-                .context("unpack promtool from Debian's package prometheus")?;
+        for command in self.unpack_commands(workspace) {
+            run(Command::new("bash").args(["-euo", "pipefail", "-c", &command]))
+                .with_context(|| format!("unpack from a package of Debian: {command}"))?;
         }
         Ok(())
     }
@@ -231,8 +246,8 @@ impl Plan {
                 workspace.join("target/tools").display()
             );
         }
-        if self.promtool {
-            eprintln!("  promtool, unpacked into {}", tools_directory(workspace).display());
+        for (program, _) in &self.unpacked {
+            eprintln!("  {program}, unpacked into {}", tools_directory(workspace).display());
         }
     }
 }
@@ -258,7 +273,7 @@ mod tests {
             }),
             linker: Some("/usr/bin/bpf-linker".into()),
             programs: Vec::new(),
-            promtool: true,
+            unpacked: Vec::new(),
             packages: BTreeSet::new(),
         }
     }
@@ -275,7 +290,7 @@ mod tests {
             toolchain: None,
             linker: None,
             programs: vec!["nftables"],
-            promtool: false,
+            unpacked: UNPACKED.to_vec(),
             ..complete()
         };
         let plan = fresh.plan();
@@ -283,7 +298,7 @@ mod tests {
             plan.packages.join(" "),
             "rustc-web cargo-web rust-web-src llvm-22-dev libpolly-22-dev libzstd-dev zlib1g-dev g++ nftables"
         );
-        assert_eq!((plan.linker, plan.promtool), (Some(22), true));
+        assert_eq!((plan.linker, plan.unpacked.len()), (Some(22), 2));
         let commands = plan.commands(Path::new("/w"));
         assert_eq!(commands[0], "apt-get update");
         assert!(commands[1].starts_with("apt-get install --yes --no-install-recommends rustc-web cargo-web"));
@@ -293,6 +308,7 @@ mod tests {
              --features llvm-22 --root /w/target/tools/bpf-linker-llvm-22"
         );
         assert!(commands[3].contains("download prometheus"));
+        assert!(commands[4].contains("download etcd-server"));
     }
 
     #[test]
@@ -300,7 +316,10 @@ mod tests {
         let there =
             linker::build_packages(23).into_iter().filter(|package| package != "zlib1g-dev").collect();
         let plan = Found { linker: None, packages: there, ..complete() }.plan();
-        assert_eq!(plan, Plan { packages: vec!["zlib1g-dev".into()], linker: Some(23), promtool: false });
+        assert_eq!(
+            plan,
+            Plan { packages: vec!["zlib1g-dev".into()], linker: Some(23), unpacked: Vec::new() }
+        );
         // Only the linker is built then: no apt-get.
         let all = linker::build_packages(23).into_iter().collect();
         let plan = Found { linker: None, packages: all, ..complete() }.plan();

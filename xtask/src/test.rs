@@ -20,6 +20,8 @@ pub enum Tier {
     Host,
     /// What userspace reads from outside, by libFuzzer, 20 s for each target; no privileges
     Fuzz,
+    /// The control plane's stores, with real etcd; no privileges
+    Store,
     /// The XDP program through BPF_PROG_TEST_RUN; needs root
     Program,
     /// The XDP program against an independent model of it, 1,000,000 random frames; needs root
@@ -30,12 +32,13 @@ pub enum Tier {
 
 impl Tier {
     /// All tiers, quick ones first.
-    pub const ALL: &[Self] = &[Self::Host, Self::Fuzz, Self::Program, Self::Oracle, Self::Lab];
+    pub const ALL: &[Self] = &[Self::Host, Self::Fuzz, Self::Store, Self::Program, Self::Oracle, Self::Lab];
 
     fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Fuzz => "fuzz",
+            Self::Store => "store",
             Self::Program => "program",
             Self::Oracle => "oracle",
             Self::Lab => "lab",
@@ -46,10 +49,14 @@ impl Tier {
         let mut tests = cargo();
         tests.args(["test", "--workspace"]);
         match self {
-            Self::Host => {}
+            Self::Host => drop(setup::setup(workspace, &[])?),
             Self::Fuzz => {
                 setup::setup(workspace, &[Part::Fuzz])?;
                 return fuzz_user::fuzz(workspace);
+            }
+            Self::Store => {
+                setup::setup(workspace, &[Part::Lab])?;
+                tests.args(["--features", "relay-tests/kernel", "--test", "store"]);
             }
             Self::Program => {
                 let tools = setup::setup(workspace, &[Part::Bpf])?;
