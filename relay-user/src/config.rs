@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -153,7 +154,7 @@ struct OtherRelayEntry {
 struct MemberEntry {
     name: String,
     public_key: Spanned<String>,
-    networks: BTreeSet<String>,
+    networks: BTreeSet<Arc<str>>,
     #[serde(default)]
     relayed: bool,
     relayed_by: Option<String>,
@@ -217,7 +218,7 @@ impl Config {
         }
         let relays = self.other_relays.iter().map(|entry| {
             let OtherRelayEntry { name, endpoints } = entry.as_ref().clone();
-            OtherRelay { name, endpoints }
+            OtherRelay { name: name.into(), endpoints }
         });
         let policy = match self.relay.policy {
             PolicyName::Members => Policy::Members,
@@ -329,7 +330,7 @@ impl MemberEntry {
         };
         let place = match (self.relayed, &self.relayed_by, self.endpoints.is_empty()) {
             (true, None, true) => Place::Relayed,
-            (false, Some(relay), true) => Place::RelayedBy(relay.clone()),
+            (false, Some(relay), true) => Place::RelayedBy(relay.as_str().into()),
             (false, None, _) => Place::Static(self.endpoints.clone()),
             _ => {
                 return Err(format!(
@@ -338,7 +339,7 @@ impl MemberEntry {
                 ));
             }
         };
-        Ok(Member { name, public_key, networks: self.networks.clone(), place })
+        Ok(Member { name: name.into(), public_key, networks: self.networks.iter().cloned().collect(), place })
     }
 }
 

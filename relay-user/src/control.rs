@@ -1,8 +1,9 @@
 //! The control source `file`: the members in `relay.toml`, followed live.
 
+pub mod store;
+
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +21,7 @@ use crate::{
     clock,
     config::{Config, ConfigError},
     engine::{Change, Request, SourceState},
-    members::{Members, PublicKey},
+    members::{Desired, PublicKey},
 };
 
 /// An editor writes a file in several steps; it is read this long after something has happened.
@@ -30,7 +31,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 pub struct File {
     path: PathBuf,
     config: Config,
-    members: Arc<Members>,
+    desired: Desired,
     relay_key: PublicKey,
     /// Whether the newest content could not be taken over.
     failed: bool,
@@ -38,22 +39,22 @@ pub struct File {
     needs_restart: Vec<&'static str>,
 }
 
-/// The members in a configuration, for a relay with this key.
-pub fn members(path: &Path, config: &Config, relay_key: PublicKey) -> Result<Arc<Members>, ConfigError> {
+/// What a configuration wants, for a relay with this key.
+pub fn desired(path: &Path, config: &Config, relay_key: PublicKey) -> Result<Desired, ConfigError> {
     let fault = |(_, reason)| ConfigError { path: path.to_owned(), line: None, reason };
-    config.members(relay_key).map(Arc::new).map_err(fault)
+    config.members(relay_key).map(Desired::of).map_err(fault)
 }
 
 impl File {
     /// The file that `config` was read from.
-    pub fn new(path: PathBuf, config: Config, members: Arc<Members>, relay_key: PublicKey) -> Self {
-        Self { path, config, members, relay_key, failed: false, needs_restart: Vec::new() }
+    pub fn new(path: PathBuf, config: Config, desired: Desired, relay_key: PublicKey) -> Self {
+        Self { path, config, desired, relay_key, failed: false, needs_restart: Vec::new() }
     }
 
     /// What is known of the source right after start.
     pub fn state(&self) -> SourceState {
         SourceState {
-            path: self.path.display().to_string(),
+            name: self.path.display().to_string(),
             loaded: clock::now(),
             error: None,
             needs_restart: Vec::new(),
@@ -105,10 +106,10 @@ impl File {
             return;
         }
         let read = Config::read(&self.path)
-            .and_then(|config| members(&self.path, &config, self.relay_key).map(|members| (config, members)));
+            .and_then(|config| desired(&self.path, &config, self.relay_key).map(|desired| (config, desired)));
         *seen = text.unwrap_or_default();
         match read {
-            Ok((config, members)) => self.take_over(&config, members, engine).await,
+            Ok((config, desired)) => self.take_over(&config, desired, engine).await,
             Err(fault) => {
                 error!("{fault}; the running state stays as it is");
                 self.failed = true;
@@ -117,9 +118,9 @@ impl File {
         }
     }
 
-    async fn take_over(&mut self, config: &Config, members: Arc<Members>, engine: &Engine) {
+    async fn take_over(&mut self, config: &Config, desired: Desired, engine: &Engine) {
         let needs_restart = self.config.needs_restart(config);
-        if members == self.members && needs_restart == self.needs_restart && !self.failed {
+        if desired == self.desired && needs_restart == self.needs_restart && !self.failed {
             return;
         }
         if !needs_restart.is_empty() {
@@ -128,11 +129,11 @@ impl File {
                 "changed in the file, but only a restart applies them"
             );
         }
-        info!(file = %self.path.display(), members = members.iter().len(), "configuration taken over");
+        info!(file = %self.path.display(), members = desired.members.iter().len(), "configuration taken over");
         self.failed = false;
-        self.members = Arc::clone(&members);
+        self.desired = desired.clone();
         self.needs_restart.clone_from(&needs_restart);
         let source = SourceState { needs_restart, ..self.state() };
-        engine.tell(Request::Change(Change { members, source })).await;
+        engine.tell(Request::Change(Change { desired, source })).await;
     }
 }

@@ -9,7 +9,7 @@ mod report;
 mod start;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -37,10 +37,11 @@ use crate::{
     handshake::{Action, Datagram, Timestamp, Tracker},
     interface::{Interface, Peer},
     maps::{Maps, Traffic},
-    members::{MemberId, Members, Place, PublicKey},
+    members::{Desired, MemberId, PublicKey},
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
     program::Attached,
+    registrar::Registrar,
     sockets::Sockets,
     status::{Host, SessionDirection, Source, Status, Userspace},
 };
@@ -51,7 +52,7 @@ const READ_AFTER_HINT: Duration = Duration::from_millis(30);
 const READ_AGAIN: Duration = Duration::from_millis(250);
 /// Without hints it is read this often, or every so many times the time that a read takes, whichever is longer.
 const READ_INTERVAL: Duration = Duration::from_secs(5);
-const READ_SHARE: u32 = 20;
+const READ_SHARE: u32 = 60;
 /// After a read there is none for so many times the time that it took.
 const READ_PAUSE: u32 = 4;
 /// How often counters are looked at, unresolved neighbours are asked for and the tables are swept.
@@ -63,8 +64,8 @@ const EVENTS_AT_ONCE: usize = 64;
 
 /// A change of the desired state.
 pub struct Change {
-    /// The members as they are to be.
-    pub members: Arc<Members>,
+    /// What is wanted from now on.
+    pub desired: Desired,
     /// What the source says of itself.
     pub source: SourceState,
 }
@@ -72,8 +73,8 @@ pub struct Change {
 /// What is known of the control source.
 #[derive(Clone, Debug)]
 pub struct SourceState {
-    /// The file.
-    pub path: String,
+    /// The file, or the store.
+    pub name: String,
     /// When its present content was taken over.
     pub loaded: Timestamp,
     /// Why its newest content was not.
@@ -81,6 +82,9 @@ pub struct SourceState {
     /// Settings that differ from those in force and need a restart.
     pub needs_restart: Vec<&'static str>,
 }
+
+/// Takes the keys of peers that have completed a handshake with the relay's interface and are no members.
+pub type Proofs = mpsc::Sender<Vec<PublicKey>>;
 
 /// What the engine can be told and asked.
 pub enum Request {
@@ -113,8 +117,11 @@ pub struct Engine {
     netlink: Netlink,
     sockets: Sockets,
     interface: Interface,
+    registrar: Registrar,
+    /// Who wants to know of peers that have shown themselves and are no members yet.
+    proofs: Proofs,
     attached: Vec<Attached>,
-    members: Arc<Members>,
+    desired: Desired,
     source: SourceState,
     /// What the WireGuard interface last said of the relayed members.
     handshakes: HashMap<MemberId, SystemTime>,
@@ -122,7 +129,6 @@ pub struct Engine {
     beside: HashMap<MemberId, MemberTraffic>,
     /// `ENDPOINTS` as it stands in the map.
     endpoints: HashMap<Endpoint, u64>,
-    endpoints_version: Option<u64>,
     counts: Userspace,
     started: Timestamp,
     reads: Reads,
@@ -310,25 +316,21 @@ impl Engine {
         }
     }
 
-    async fn change(&mut self, Change { members, source }: Change) {
-        let before = relayed(&self.members);
-        self.members = members;
+    /// Makes the tracker and the WireGuard interface follow what is wanted. First the tracker: what is not allowed any
+    /// more ends at once.
+    async fn change(&mut self, Change { desired, source }: Change) {
         self.source = source;
-        let gone = before.difference(&relayed(&self.members)).copied().collect();
-        self.apply_members(&gone).await;
-    }
-
-    /// Makes the tracker and the WireGuard interface follow the members. First the tracker: what is not allowed any more
-    /// ends at once.
-    async fn apply_members(&mut self, gone: &BTreeSet<PublicKey>) {
+        let before = std::mem::replace(&mut self.desired, desired);
         let mut actions = Vec::new();
-        self.tracker.set_members(clock::now(), Arc::clone(&self.members), &mut actions);
+        self.tracker.set_members(clock::now(), Arc::clone(&self.desired.members), &mut actions);
         self.carry_out(actions).await;
-        self.beside.retain(|id, _| self.members.member(*id).is_some());
-        self.handshakes.retain(|id, _| self.members.member(*id).is_some());
-        if let Err(error) = self.interface.set_peers(&relayed(&self.members), gone).await {
-            warn!("{error:#}: relayed hosts that are new can't register yet; it is tried again");
+        for (id, _, after) in self.desired.members.changes_since(&before.members) {
+            if after.is_none() {
+                self.beside.remove(&id);
+                self.handshakes.remove(&id);
+            }
         }
+        self.registrar.want(&self.desired.peers);
         self.reads.hint(clock::now());
     }
 
@@ -343,13 +345,14 @@ impl Engine {
         // Of two members that were seen at one endpoint, the later told is taken to be there.
         peers.sort_by_key(|peer| peer.last_handshake);
         let mut actions = Vec::new();
-        let mut missing = relayed(&self.members);
+        self.registrar.saw(peers.iter().map(|peer| peer.public_key).collect());
+        let mut strangers = Vec::new();
         for peer in peers {
-            missing.remove(&peer.public_key);
             let id = peer.public_key.id();
             let Some(handshake) = peer.last_handshake else { continue };
-            let known = self.members.member(id).is_some_and(|m| m.public_key == peer.public_key);
+            let known = self.desired.members.member(id).is_some_and(|m| m.public_key == peer.public_key);
             if !known {
+                strangers.push(peer.public_key);
                 continue;
             }
             self.handshakes.insert(id, handshake);
@@ -358,10 +361,9 @@ impl Engine {
             self.log_endpoint(id, before, peer.endpoint);
         }
         self.carry_out(actions).await;
-        if !missing.is_empty()
-            && let Err(error) = self.interface.set_peers(&relayed(&self.members), &BTreeSet::new()).await
-        {
-            warn!("{error:#}");
+        if !strangers.is_empty() {
+            // They are told again with the next read.
+            let _ = self.proofs.try_send(strangers);
         }
     }
 
@@ -370,7 +372,7 @@ impl Engine {
         if before == now {
             return;
         }
-        let host = self.members.member(id).map_or("?", |member| member.name.as_str());
+        let host = self.desired.members.member(id).map_or("?", |member| &*member.name);
         match (before, now) {
             (None, Some(endpoint)) => info!(host, %endpoint, "host registered"),
             (Some(from), Some(endpoint)) => info!(host, %from, %endpoint, "host moved"),
@@ -395,15 +397,6 @@ impl Engine {
     }
 }
 
-/// The public keys of the members that are relayed here.
-fn relayed(members: &Members) -> BTreeSet<PublicKey> {
-    members
-        .iter()
-        .filter(|(_, member)| member.place == Place::Relayed)
-        .map(|(_, member)| member.public_key)
-        .collect()
-}
-
 /// What a running read found. Waits for ever if none is running, so that it can stand in a `select!`.
 async fn joined(running: &mut Option<JoinHandle<Result<Vec<Peer>>>>) -> Result<Vec<Peer>> {
     match running {
@@ -415,7 +408,7 @@ async fn joined(running: &mut Option<JoinHandle<Result<Vec<Peer>>>>) -> Result<V
 /// What the source says of itself, for the report.
 fn source(state: &SourceState, now: Timestamp) -> Source {
     Source {
-        path: state.path.clone(),
+        name: state.name.clone(),
         loaded_seconds_ago: now.saturating_sub(state.loaded).as_secs_f64(),
         error: state.error.clone(),
         needs_restart: state.needs_restart.iter().map(ToString::to_string).collect(),

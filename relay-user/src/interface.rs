@@ -19,12 +19,19 @@ use tokio::sync::Semaphore;
 use tracing::{info, warn};
 use wireguard_control::{Backend, Device, DeviceUpdate, InterfaceName, Key, PeerConfigBuilder};
 
-use crate::{config::Relay, members::PublicKey, netlink::Netlink};
+use crate::{
+    config::Relay,
+    members::{self, Peers, PublicKey},
+    netlink::Netlink,
+};
 
 /// How long a call to WireGuard may take before it is given up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long wireguard-go may take to come up.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many peers are configured by one call.
+const PEERS_AT_ONCE: usize = 5000;
 
 /// What WireGuard knows of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,20 +161,44 @@ impl Interface {
         Ok(device.peers.into_iter().map(peer).collect())
     }
 
-    /// Makes the relayed hosts peers, without allowed IPs, and removes those that are none any more. Of an interface that is
-    /// not wgrelay's own, only peers in `gone` are removed: the others are somebody else's.
-    pub async fn set_peers(&self, relayed: &BTreeSet<PublicKey>, gone: &BTreeSet<PublicKey>) -> Result<()> {
+    /// Makes `wanted` the peers, however it was before. Of an interface that is not wgrelay's own no peers are removed:
+    /// they are somebody else's.
+    pub async fn set_peers(&self, wanted: &Peers) -> Result<()> {
         let present: BTreeSet<PublicKey> =
             self.peers().await?.into_iter().map(|peer| peer.public_key).collect();
-        let mut update = DeviceUpdate::new();
-        for key in relayed.difference(&present) {
-            update = update.add_peer(PeerConfigBuilder::new(&Key(key.0)));
+        let missing = wanted.iter().filter(|(key, _)| !present.contains(key)).map(|(key, peer)| (*key, peer));
+        self.change_peers(missing, self.unwanted(&present, wanted)).await
+    }
+
+    /// Those of the present peers that are to go.
+    pub fn unwanted(&self, present: &BTreeSet<PublicKey>, wanted: &Peers) -> Vec<PublicKey> {
+        let unwanted = present.iter().filter(|key| self.owned && !wanted.contains_key(*key));
+        unwanted.copied().collect()
+    }
+
+    /// Adds or changes some peers, and removes others. What peers of an interface that is not wgrelay's own may send is
+    /// left to its owner.
+    pub async fn change_peers(
+        &self,
+        set: impl IntoIterator<Item = (PublicKey, &members::Peer)>,
+        remove: impl IntoIterator<Item = PublicKey>,
+    ) -> Result<()> {
+        let set = set.into_iter().map(|(key, peer)| {
+            let mut builder = PeerConfigBuilder::new(&Key(key.0));
+            if self.owned {
+                builder = builder.replace_allowed_ips();
+                for range in &peer.allowed_ips {
+                    builder = builder.add_allowed_ip(range.addr(), range.prefix_len());
+                }
+            }
+            peer.endpoint.into_iter().fold(builder, PeerConfigBuilder::set_endpoint)
+        });
+        let remove = remove.into_iter().map(|key| PeerConfigBuilder::new(&Key(key.0)).remove());
+        let all: Vec<PeerConfigBuilder> = remove.chain(set).collect();
+        for some in all.chunks(PEERS_AT_ONCE) {
+            self.apply(DeviceUpdate::new().add_peers(some)).await?;
         }
-        let unwanted = present.difference(relayed).filter(|key| self.owned || gone.contains(key));
-        for key in unwanted {
-            update = update.add_peer(PeerConfigBuilder::new(&Key(key.0)).remove());
-        }
-        self.apply(update).await
+        Ok(())
     }
 
     async fn apply(&self, update: DeviceUpdate) -> Result<()> {

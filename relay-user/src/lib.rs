@@ -21,6 +21,7 @@ pub mod path_mtu;
 pub mod preflight;
 pub mod program;
 pub mod raw;
+pub mod registrar;
 pub mod run;
 pub mod session_table;
 pub mod slow_path;

@@ -2,9 +2,12 @@
 //! source gives it; pure data, checked once when it is built.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
+
+use imbl::{OrdMap, ordmap::DiffItem};
+use ipnet::IpNet;
 
 /// A WireGuard public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,7 +64,7 @@ pub enum Place {
     /// Relayed by this relay: at the endpoint that the relay's own WireGuard interface has learned.
     Relayed,
     /// Relayed by another relay of the network: at that relay's public address, by the relay's name.
-    RelayedBy(String),
+    RelayedBy(Arc<str>),
     /// Not relayed: at its static endpoints, at most one for each family, perhaps none.
     Static(Vec<SocketAddr>),
 }
@@ -70,11 +73,11 @@ pub enum Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its name, unique.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its static public key, unique.
     pub public_key: PublicKey,
     /// The networks that it is in, at least one.
-    pub networks: BTreeSet<String>,
+    pub networks: Vec<Arc<str>>,
     /// Where it is to be found.
     pub place: Place,
 }
@@ -83,7 +86,7 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherRelay {
     /// Its name, unique.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its public addresses and port, at most one for each family, at least one.
     pub endpoints: Vec<SocketAddr>,
 }
@@ -98,12 +101,50 @@ pub enum Policy {
     Any,
 }
 
-/// The desired state as a whole.
+/// The desired state as a whole. A clone shares what it has in common with the original, so that one change among many
+/// members costs next to nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    by_id: BTreeMap<MemberId, Member>,
-    relays: BTreeMap<String, OtherRelay>,
+    by_id: OrdMap<MemberId, Arc<Member>>,
+    names: OrdMap<Arc<str>, MemberId>,
+    relays: OrdMap<Arc<str>, OtherRelay>,
+    /// Whose each static endpoint is.
+    endpoints: OrdMap<SocketAddr, Arc<str>>,
+    relay_key: Option<PublicKey>,
     policy: Policy,
+}
+
+/// A member that is another now: as it was, and as it is.
+pub type MemberChange<'a> = (MemberId, Option<&'a Arc<Member>>, Option<&'a Arc<Member>>);
+
+/// A peer of the relay's own WireGuard interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// What it may send, and what is sent to it, by the interface itself. Relaying needs none.
+    pub allowed_ips: Vec<IpNet>,
+    /// Where it is, if it is another relay. Of all others that is learned.
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// The peers of the relay's own WireGuard interface. A clone is cheap.
+pub type Peers = OrdMap<PublicKey, Peer>;
+
+/// What a control source wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Who is who.
+    pub members: Arc<Members>,
+    /// Whom the relay's own interface knows: all that are relayed here, and perhaps more.
+    pub peers: Peers,
+}
+
+impl Desired {
+    /// Members, of whom those that are relayed here are the peers.
+    pub fn of(members: Members) -> Self {
+        let relayed = members.iter().filter(|(_, member)| member.place == Place::Relayed);
+        let peers = relayed.map(|(_, member)| (member.public_key, Peer::default())).collect();
+        Self { members: Arc::new(members), peers }
+    }
 }
 
 /// Why a set of members can't be.
@@ -154,71 +195,114 @@ impl Members {
         relays: impl IntoIterator<Item = OtherRelay>,
         members: impl IntoIterator<Item = Member>,
     ) -> Result<Self, MembersError> {
-        let mut this = Self { policy, ..Self::default() };
-        let mut endpoints: HashMap<SocketAddr, String> = HashMap::new();
-        let mut claim = |owner: &str, given: &[SocketAddr]| {
-            if given.iter().filter(|e| e.is_ipv4()).count() > 1
-                || given.iter().filter(|e| e.is_ipv6()).count() > 1
-            {
-                return Err(MembersError::TwoEndpoints(owner.to_owned()));
-            }
-            for &endpoint in given {
-                if let Some(why) = unusable(endpoint) {
-                    return Err(MembersError::BadEndpoint(owner.to_owned(), endpoint, why));
-                }
-                if let Some(other) = endpoints.insert(endpoint, owner.to_owned()) {
-                    return Err(MembersError::DuplicateEndpoint(other, owner.to_owned(), endpoint));
-                }
-            }
-            Ok(())
-        };
-        for relay in relays {
-            claim(&relay.name, &relay.endpoints)?;
-            if let Some(twice) = this.relays.insert(relay.name.clone(), relay) {
-                return Err(MembersError::DuplicateRelay(twice.name));
-            }
-        }
-        let mut names = BTreeSet::new();
-        for member in members {
-            let (name, id) = (member.name.clone(), member.public_key.id());
-            if !names.insert(name.clone()) {
-                return Err(MembersError::DuplicateName(name));
-            }
-            if member.public_key == relay_key {
-                return Err(MembersError::IsRelay(name));
-            }
-            if id == MemberId(0) {
-                return Err(MembersError::ZeroId(name));
-            }
-            if member.networks.is_empty() {
-                return Err(MembersError::NoNetwork(name));
-            }
-            match &member.place {
-                Place::Relayed => {}
-                Place::RelayedBy(relay) if this.relays.contains_key(relay) => {}
-                Place::RelayedBy(relay) => return Err(MembersError::UnknownRelay(name, relay.clone())),
-                Place::Static(given) => claim(&name, given)?,
-            }
-            if let Some(other) = this.by_id.get(&id) {
-                return Err(if other.public_key == member.public_key {
-                    MembersError::DuplicateKey(other.name.clone(), name)
-                } else {
-                    MembersError::IdCollision(other.name.clone(), name)
-                });
-            }
-            this.by_id.insert(id, member);
-        }
+        let mut this = Self { relay_key: Some(relay_key), policy, ..Self::default() };
+        relays.into_iter().try_for_each(|relay| this.add_relay(relay))?;
+        members.into_iter().try_for_each(|member| this.add(member))?;
         Ok(this)
+    }
+
+    /// Adds another relay. An error changes nothing.
+    pub fn add_relay(&mut self, relay: OtherRelay) -> Result<(), MembersError> {
+        if self.relays.contains_key(&relay.name) {
+            return Err(MembersError::DuplicateRelay(relay.name.to_string()));
+        }
+        self.claim(&relay.name, &relay.endpoints)?;
+        self.relays.insert(relay.name.clone(), relay);
+        Ok(())
+    }
+
+    /// Adds a member. An error changes nothing.
+    pub fn add(&mut self, mut member: Member) -> Result<(), MembersError> {
+        let (name, id) = (member.name.to_string(), member.public_key.id());
+        if self.names.contains_key(&member.name) {
+            return Err(MembersError::DuplicateName(name));
+        }
+        if self.relay_key == Some(member.public_key) {
+            return Err(MembersError::IsRelay(name));
+        }
+        if id == MemberId(0) {
+            return Err(MembersError::ZeroId(name));
+        }
+        if member.networks.is_empty() {
+            return Err(MembersError::NoNetwork(name));
+        }
+        if let Some(other) = self.by_id.get(&id) {
+            let other_name = other.name.to_string();
+            return Err(if other.public_key == member.public_key {
+                MembersError::DuplicateKey(other_name, name)
+            } else {
+                MembersError::IdCollision(other_name, name)
+            });
+        }
+        match &member.place {
+            Place::Relayed => {}
+            Place::RelayedBy(relay) if self.relays.contains_key(relay) => {}
+            Place::RelayedBy(relay) => return Err(MembersError::UnknownRelay(name, relay.to_string())),
+            Place::Static(given) => self.claim(&member.name, given)?,
+        }
+        member.networks.sort();
+        member.networks.dedup();
+        self.names.insert(member.name.clone(), id);
+        self.by_id.insert(id, Arc::new(member));
+        Ok(())
+    }
+
+    /// Takes static endpoints for `owner`.
+    fn claim(&mut self, owner: &Arc<str>, given: &[SocketAddr]) -> Result<(), MembersError> {
+        if given.iter().filter(|e| e.is_ipv4()).count() > 1
+            || given.iter().filter(|e| e.is_ipv6()).count() > 1
+        {
+            return Err(MembersError::TwoEndpoints(owner.to_string()));
+        }
+        for &endpoint in given {
+            if let Some(why) = unusable(endpoint) {
+                return Err(MembersError::BadEndpoint(owner.to_string(), endpoint, why));
+            }
+            if let Some(other) = self.endpoints.get(&endpoint) {
+                return Err(MembersError::DuplicateEndpoint(other.to_string(), owner.to_string(), endpoint));
+            }
+        }
+        self.endpoints.extend(given.iter().map(|&endpoint| (endpoint, owner.clone())));
+        Ok(())
+    }
+
+    /// Removes a member.
+    pub fn remove(&mut self, id: MemberId) {
+        let Some(member) = self.by_id.remove(&id) else { return };
+        self.names.remove(&member.name);
+        if let Place::Static(endpoints) = &member.place {
+            endpoints.iter().for_each(|endpoint| drop(self.endpoints.remove(endpoint)));
+        }
+    }
+
+    /// Removes another relay. Members that are relayed by it can't be found until they get another.
+    pub fn remove_relay(&mut self, name: &str) {
+        let Some(relay) = self.relays.remove(name) else { return };
+        relay.endpoints.iter().for_each(|endpoint| drop(self.endpoints.remove(endpoint)));
+    }
+
+    /// The members that are different in `old`, at a cost that goes with their number if one was made from the other.
+    pub fn changes_since<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = MemberChange<'a>> {
+        old.by_id.diff(&self.by_id).map(|item| match item {
+            DiffItem::Add(id, new) => (*id, None, Some(new)),
+            DiffItem::Update { old: (id, old), new: (_, new) } => (*id, Some(old), Some(new)),
+            DiffItem::Remove(id, old) => (*id, Some(old), None),
+        })
+    }
+
+    /// Whether the other relays are the same.
+    pub fn same_relays(&self, other: &Self) -> bool {
+        self.relays == other.relays
     }
 
     /// The member with this id.
     pub fn member(&self, id: MemberId) -> Option<&Member> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(Arc::as_ref)
     }
 
     /// All members, by id.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (MemberId, &Member)> {
-        self.by_id.iter().map(|(&id, member)| (id, member))
+        self.by_id.iter().map(|(&id, member)| (id, &**member))
     }
 
     /// All other relays.
@@ -242,7 +326,7 @@ impl Members {
         let (Some(a), Some(b)) = (self.member(a), self.member(b)) else { return false };
         a.public_key != b.public_key
             && (a.place == Place::Relayed || b.place == Place::Relayed)
-            && !a.networks.is_disjoint(&b.networks)
+            && a.networks.iter().any(|network| b.networks.contains(network))
     }
 }
 
@@ -287,8 +371,8 @@ mod tests {
     }
 
     fn member(name: &str, key: PublicKey, networks: &[&str], place: Place) -> Member {
-        let networks = networks.iter().map(|&network| network.to_owned()).collect();
-        Member { name: name.to_owned(), public_key: key, networks, place }
+        let networks = networks.iter().map(|&network| network.into()).collect();
+        Member { name: name.into(), public_key: key, networks, place }
     }
 
     fn relayed(name: &str, first: u8) -> Member {
@@ -302,7 +386,7 @@ mod tests {
 
     fn relay(name: &str, endpoints: &[&str]) -> OtherRelay {
         let endpoints = endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect();
-        OtherRelay { name: name.to_owned(), endpoints }
+        OtherRelay { name: name.into(), endpoints }
     }
 
     fn build(
@@ -381,6 +465,41 @@ mod tests {
         for (relays, members, error) in cases {
             assert_eq!(build(relays, members), Err(error));
         }
+    }
+
+    #[test]
+    fn members_come_and_go_one_by_one() {
+        let by_r = |name, first| member(name, key(first, 0), &["net"], Place::RelayedBy("r".into()));
+        let before =
+            build([relay("r", &["192.0.2.7:1"])], [relayed("a", 1), fixed("p", 4, &["198.51.100.1:1"])]).unwrap();
+        let mut now = before.clone();
+        now.add(by_r("c", 3)).unwrap();
+        now.remove(key(4, 0).id());
+        // Name, key and endpoint are free again.
+        now.add(fixed("p", 5, &["198.51.100.1:1"])).unwrap();
+        now.add(relayed("q", 4)).unwrap();
+        assert_eq!(now.add(relayed("a", 6)), Err(MembersError::DuplicateName("a".into())));
+        assert_eq!(now.add(by_r("d", 1)), Err(MembersError::DuplicateKey("a".into(), "d".into())));
+        let all = [relayed("a", 1), relayed("q", 4), fixed("p", 5, &["198.51.100.1:1"]), by_r("c", 3)];
+        assert_eq!(now, build([relay("r", &["192.0.2.7:1"])], all).unwrap());
+
+        let names = |member: Option<&Arc<Member>>| member.map(|member| member.name.to_string());
+        let changes: Vec<_> =
+            now.changes_since(&before).map(|(id, old, new)| (id, names(old), names(new))).collect();
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            changes,
+            [
+                (key(3, 0).id(), None, some("c")),
+                (key(4, 0).id(), some("p"), some("q")),
+                (key(5, 0).id(), None, some("p")),
+            ]
+        );
+        now.remove_relay("r");
+        assert!(!now.same_relays(&before));
+        now.add(fixed("s", 8, &["192.0.2.7:1"])).unwrap();
+        assert_eq!(now.add(by_r("t", 9)), Err(MembersError::UnknownRelay("t".into(), "r".into())));
+        assert_eq!(now.iter().len(), 5, "what is refused changes nothing");
     }
 
     #[test]

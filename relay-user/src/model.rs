@@ -6,7 +6,7 @@
 //! - [`State`] is everything that is known, in memory, with the indices that make one change cheap. A clone shares what
 //!   it has in common with the original, so that it costs next to nothing, and two states are compared by what differs.
 //! - [`State::plan`] decides what a [`Command`] changes, [`State::apply`] follows a store.
-//! - [`State::part`] is what one relay needs of it, [`State::configuration`] what one member's WireGuard needs.
+//! - [`Part`] is what one relay needs of it, [`State::configuration`] what one member's WireGuard needs.
 
 mod command;
 mod name;
@@ -20,7 +20,7 @@ mod wireguard;
 
 pub use command::{Command, Enrol, Hosts, MemberChange, NewMember, NewRelay, Request};
 pub use name::Name;
-pub use part::{InterfacePeer, Part, Seen};
+pub use part::Part;
 pub use plan::{Consequence, Plan, STEP};
 pub use record::{
     Enrolled, EnrolmentKey, Key, Member, Membership, Network, Op, Record, RecordError, Relay, Relayed,

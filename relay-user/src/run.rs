@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::{
     api,
     config::Config,
-    control::{File, members},
+    control::{File, desired},
     engine::Engine,
     interface::Interface,
     metrics,
@@ -85,11 +85,11 @@ async fn with_interface(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let members = members(path, &config, interface.public_key())?;
+    let desired = desired(path, &config, interface.public_key())?;
     let pin_dir = config.relay.pin_dir.clone();
     let loaded = program::load(&config, netlink).await?;
     let adopted = loaded.adopted;
-    let file = File::new(path.to_owned(), config.clone(), Arc::clone(&members), interface.public_key());
+    let file = File::new(path.to_owned(), config.clone(), desired.clone(), interface.public_key());
     let started =
         Engine::new(config, loaded, interface.clone(), netlink.clone(), members, file.state()).await;
     let result = match started {

@@ -40,7 +40,7 @@ pub(crate) fn status(status: &Status) -> String {
     line("next hops", format!("{}, {} of them resolved", status.next_hops.known, status.next_hops.resolved));
     line(
         "source",
-        format!("{}, taken over {} ago", status.source.path, seconds(status.source.loaded_seconds_ago)),
+        format!("{}, taken over {} ago", status.source.name, seconds(status.source.loaded_seconds_ago)),
     );
     if let Some(error) = &status.source.error {
         line("", format!("NOT taken over: {error}"));

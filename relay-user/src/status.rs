@@ -136,8 +136,8 @@ pub struct NextHopUse {
 /// The control source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Source {
-    /// The configuration file.
-    pub path: String,
+    /// The configuration file, or the store.
+    pub name: String,
     /// How long ago its present content was taken over, in seconds.
     pub loaded_seconds_ago: f64,
     /// Why its newest content was not taken over, if so.

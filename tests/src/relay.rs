@@ -23,7 +23,7 @@ use crate::{
 
 /// The relay port.
 pub const PORT: u16 = 51820;
-/// The relay's public number.
+/// The public number of the relay, where there is one.
 pub const NUMBER: u8 = 1;
 const METRICS: &str = "127.0.0.1:9586";
 
@@ -58,6 +58,8 @@ impl Member {
 pub struct Relay {
     /// Where it is.
     pub namespace: Namespace,
+    /// Its public number.
+    pub number: u8,
     /// The keys of its WireGuard interface.
     pub keys: Keys,
     /// Its WireGuard interface.
@@ -68,6 +70,8 @@ pub struct Relay {
     pub attach: Vec<String>,
     /// Who is relayed. [`Self::write_configuration`] makes a change known.
     pub members: Vec<Member>,
+    /// The end of the configuration: `[control]`.
+    pub control: String,
     /// What the configuration says otherwise than by default: pairs of a text in it and what stands there instead.
     pub changes: Vec<(String, String)>,
     process: Option<Process>,
@@ -89,21 +93,29 @@ pub fn wgrelay() -> PathBuf {
 impl Relay {
     /// A relay in this namespace, with the addresses of public node [`NUMBER`] and its `eth0`. It is not started yet.
     pub fn new(namespace: &Namespace) -> Self {
+        Self::numbered(namespace, NUMBER)
+    }
+
+    /// Likewise, with the addresses of another public node.
+    pub fn numbered(namespace: &Namespace, number: u8) -> Self {
         let lab = namespace.lab();
+        let (v4, v6) = public(number);
         Self {
-            keys: Keys::new(lab, "relay"),
-            interface: lab.id().interface("r"),
+            number,
+            keys: Keys::new(lab, namespace.role()),
+            interface: lab.id().interface(&format!("r{number}")),
             namespace: namespace.clone(),
-            addresses: Outer::BOTH.map(|outer| Self::endpoint(outer).ip()).to_vec(),
+            addresses: vec![v4.into(), v6.into()],
             attach: vec!["eth0".to_owned()],
             members: Vec::new(),
+            control: String::new(),
             changes: Vec::new(),
             process: None,
             runs: 0,
         }
     }
 
-    /// Its endpoint of a family.
+    /// The endpoint, of a family, of the relay with number [`NUMBER`].
     pub fn endpoint(outer: Outer) -> SocketAddr {
         let (v4, v6) = public(NUMBER);
         SocketAddr::new(if outer == Outer::Ipv4 { v4.into() } else { v6.into() }, PORT)
@@ -111,24 +123,28 @@ impl Relay {
 
     /// The configuration file.
     pub fn file(&self) -> PathBuf {
-        self.namespace.lab().file("relay.toml")
+        self.named("toml")
     }
 
     /// Where wgrelay pins its maps.
     pub fn pins(&self) -> PathBuf {
-        self.namespace.lab().id().bpffs().join("wgrelay")
+        self.namespace.lab().id().bpffs().join(self.namespace.role())
     }
 
     /// Its control socket.
     pub fn socket(&self) -> PathBuf {
-        self.namespace.lab().file("wgrelay.sock")
+        self.named("sock")
+    }
+
+    fn named(&self, extension: &str) -> PathBuf {
+        self.namespace.lab().file(&format!("{}.{extension}", self.namespace.role()))
     }
 
     /// The configuration, as text.
     pub fn configuration(&self) -> String {
         let mut text = format!(
             r#"[relay]
-name = "relay-1"
+name = "relay-{}"
 interface = "{}"
 create = true
 private_key_file = "{}"
@@ -147,6 +163,7 @@ listen = "{METRICS}"
 [limits]
 sessions = 65536
 "#,
+            self.number,
             self.interface,
             self.keys.private_file.display(),
             self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -168,6 +185,7 @@ sessions = 65536
                 line(format!("endpoints = [{}]", all.join(", ")));
             }
         }
+        text.push_str(&self.control);
         for (from, to) in &self.changes {
             assert!(text.contains(from.as_str()), "the configuration has no {from}");
             text = text.replace(from.as_str(), to);
@@ -177,7 +195,7 @@ sessions = 65536
 
     /// Writes the configuration file, in one step as a careful editor does.
     pub fn write_configuration(&self) {
-        let new = self.namespace.lab().file("relay.toml.new");
+        let new = self.named("toml.new");
         fs::write(&new, self.configuration()).expect("write the configuration");
         fs::rename(new, self.file()).expect("put the configuration in place");
     }
@@ -195,7 +213,7 @@ sessions = 65536
         assert!(self.process.is_none(), "wgrelay runs already");
         self.write_configuration();
         self.runs += 1;
-        let log = self.namespace.lab().file(&format!("wgrelay-{}.log", self.runs));
+        let log = self.named(&format!("{}.log", self.runs));
         let mut process = Process::start(&mut self.command(), log);
         until("ready wgrelay", Duration::from_secs(20), || {
             if let Some(status) = process.ended() {
@@ -209,7 +227,7 @@ sessions = 65536
     /// Starts it when it is expected not to run, and gives what it said and its status.
     #[track_caller]
     pub fn start_and_fail(&self, command: &mut Command) -> (ExitStatus, String) {
-        let log = self.namespace.lab().file("wgrelay-failing.log");
+        let log = self.named("failing.log");
         let mut process = Process::start(command, log);
         let status = until("end of a wgrelay that can't run", Duration::from_secs(15), || process.ended());
         (status, process.printed())

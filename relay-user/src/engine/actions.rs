@@ -1,14 +1,15 @@
 //! Carrying out what the tracker wants, and keeping the tables in step with the kernel's routes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use relay_ebpf::tables::Endpoint;
 use tracing::{debug, warn};
 
 use super::Engine;
 use crate::{
     clock,
     forwarding::directions,
-    handshake::{Action, Session},
+    handshake::{Action, EndpointChanges, Session},
     members::MemberId,
     next_hops::{Flow, UNRESOLVED},
 };
@@ -130,36 +131,51 @@ impl Engine {
         }
     }
 
-    /// Makes `ENDPOINTS` say what the tracker knows.
+    /// Makes `ENDPOINTS` follow what the tracker knows.
     pub(super) fn write_endpoints(&mut self) {
-        let version = self.tracker.endpoints_version();
-        if self.endpoints_version == Some(version) {
-            return;
+        let EndpointChanges { held, gone } = self.tracker.endpoint_changes();
+        for endpoint in gone {
+            self.remove_endpoint(endpoint.into());
         }
-        let wanted: std::collections::HashMap<_, _> = self
+        for (endpoint, member) in held {
+            self.write_endpoint(endpoint.into(), MemberId::to_map(member));
+        }
+    }
+
+    /// Makes `ENDPOINTS` as a whole say what the tracker knows: what could not be written is tried again.
+    pub(super) fn reconcile_endpoints(&mut self) {
+        let wanted: HashMap<Endpoint, u64> = self
             .tracker
             .endpoints()
             .map(|(endpoint, member)| (endpoint.into(), MemberId::to_map(member)))
             .collect();
-        // What could not be written is not taken to be there, so that the next change tries again.
         let gone: Vec<_> = self.endpoints.keys().filter(|e| !wanted.contains_key(*e)).copied().collect();
         for endpoint in gone {
+            self.remove_endpoint(endpoint);
+        }
+        for (endpoint, member) in wanted {
+            self.write_endpoint(endpoint, member);
+        }
+    }
+
+    fn remove_endpoint(&mut self, endpoint: Endpoint) {
+        if self.endpoints.contains_key(&endpoint) {
             let removed = self.maps.remove_endpoint(endpoint);
             if removed.is_ok() {
                 self.endpoints.remove(&endpoint);
             }
             self.check(removed, "remove an endpoint");
         }
-        for (endpoint, member) in wanted {
-            if self.endpoints.get(&endpoint) != Some(&member) {
-                let written = self.maps.write_endpoint(endpoint, member);
-                if written.is_ok() {
-                    self.endpoints.insert(endpoint, member);
-                }
-                self.check(written, "write an endpoint");
+    }
+
+    fn write_endpoint(&mut self, endpoint: Endpoint, member: u64) {
+        if self.endpoints.get(&endpoint) != Some(&member) {
+            let written = self.maps.write_endpoint(endpoint, member);
+            if written.is_ok() {
+                self.endpoints.insert(endpoint, member);
             }
+            self.check(written, "write an endpoint");
         }
-        self.endpoints_version = Some(version);
     }
 
     /// Regular work: confirms sessions that carry data, asks for neighbours that are not resolved. A thorough sweep also
@@ -183,6 +199,7 @@ impl Engine {
         }
         // Should news have been lost, here it ends.
         self.resync = false;
+        self.reconcile_endpoints();
         if let Err(error) = self.read_neighbours().await {
             warn!("{error:#}");
         }

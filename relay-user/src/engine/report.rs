@@ -22,7 +22,7 @@ impl Engine {
         let counters = self.maps.counters().unwrap_or_default();
         let lost = [Reason::InitiationNotCopied, Reason::ResponseNotCopied, Reason::CookieReplyNotCopied];
         let relay = &self.config.relay;
-        let relayed = || self.members.iter().filter(|(_, member)| member.place == Place::Relayed);
+        let relayed = || self.desired.members.iter().filter(|(_, member)| member.place == Place::Relayed);
         let limits = &self.config.limits;
         let map = |map: &str, used: usize, capacity: u32| MapUse {
             map: map.to_owned(),
@@ -46,7 +46,7 @@ impl Engine {
                     mode: a.mode.to_owned(),
                 })
                 .collect(),
-            members: self.members.iter().len(),
+            members: self.desired.members.iter().len(),
             relayed: relayed().count(),
             registered: relayed().filter(|(id, _)| self.tracker.endpoint_of(*id).is_some()).count(),
             sessions,
@@ -115,12 +115,12 @@ impl Engine {
                     total.received += beside.received;
                 }
                 Host {
-                    name: member.name.clone(),
+                    name: member.name.to_string(),
                     public_key: member.public_key.to_string(),
-                    networks: member.networks.iter().cloned().collect(),
+                    networks: member.networks.iter().map(ToString::to_string).collect(),
                     relayed: member.place == Place::Relayed,
                     relayed_by: match &member.place {
-                        Place::RelayedBy(relay) => Some(relay.clone()),
+                        Place::RelayedBy(relay) => Some(relay.to_string()),
                         _ => None,
                     },
                     endpoint: self.tracker.endpoint_of(id).map(|endpoint| endpoint.to_string()),
@@ -143,7 +143,7 @@ impl Engine {
 
     pub(super) fn session_directions(&self) -> Vec<SessionDirection> {
         let now = clock::now();
-        let name = |id: Option<MemberId>| id.and_then(|id| self.members.member(id)).map(|m| m.name.clone());
+        let name = |id: Option<MemberId>| id.and_then(|id| self.desired.members.member(id)).map(|m| m.name.to_string());
         let mut directions = Vec::with_capacity(2 * self.tracker.sessions_len());
         for session in self.tracker.sessions() {
             let (initiator, responder) = (session.initiator, session.responder);

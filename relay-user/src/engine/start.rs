@@ -1,7 +1,7 @@
 //! Taking over the loaded program, and what an earlier run has left in its maps.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
@@ -9,19 +9,21 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use rand::{SeedableRng as _, rngs::StdRng};
 use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX, Session as Entry};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Engine, Reads, SourceState, relayed};
+use super::{Engine, Proofs, Reads, SourceState};
 use crate::{
     clock,
     config::Config,
     forwarding::{Locals, restore},
     handshake::{Action, Limits, Settings, Tracker},
     interface::Interface,
-    members::{MemberId, Members},
+    members::{Desired, MemberId},
     netlink::Netlink,
     next_hops::{NOWHERE, NextHops},
     program::Loaded,
+    registrar::Registrar,
     status::Userspace,
 };
 
@@ -32,8 +34,10 @@ impl Engine {
         loaded: Loaded,
         interface: Interface,
         netlink: Netlink,
-        members: Arc<Members>,
+        desired: Desired,
         source: SourceState,
+        proofs: Proofs,
+        stop: CancellationToken,
     ) -> Result<(Self, RingBuf<MapData>)> {
         let Loaded { mut maps, mut events, sockets, attached, adopted } = loaded;
         let now = clock::now();
@@ -62,6 +66,7 @@ impl Engine {
                 maps.write_next_hop(id, NOWHERE);
             }
         }
+        interface.set_peers(&desired.peers).await?;
         let mut engine = Self {
             tracker: Tracker::new(settings, StdRng::from_os_rng()),
             locals: Locals::assign(&table, &config.relay.addresses),
@@ -69,15 +74,16 @@ impl Engine {
             next_hops: NextHops::new(ports, in_use),
             netlink,
             sockets,
+            registrar: Registrar::start(interface.clone(), desired.peers.clone(), stop),
             interface,
+            proofs,
             attached,
-            members,
+            desired,
             source,
             handshakes: HashMap::new(),
             beside: HashMap::new(),
             endpoints: maps.endpoints(),
             maps,
-            endpoints_version: None,
             counts: Userspace::default(),
             started: now,
             reads: Reads::new(now),
@@ -85,7 +91,6 @@ impl Engine {
         };
         engine.read_neighbours().await?;
         engine.restore(&left, &ledger, &Locals::read(&table)).await?;
-        engine.interface.set_peers(&relayed(&engine.members), &BTreeSet::new()).await?;
         // Hosts may have moved while nobody looked: their sessions follow.
         let peers = engine.interface.peers().await?;
         engine.take_in(peers).await;
@@ -102,7 +107,7 @@ impl Engine {
     ) -> Result<()> {
         let now = clock::now();
         let mut actions = Vec::new();
-        self.tracker.set_members(now, Arc::clone(&self.members), &mut actions);
+        self.tracker.set_members(now, Arc::clone(&self.desired.members), &mut actions);
         let mut kept = 0;
         for ledger in ledger {
             let both = left.get(&ledger.responder_index).zip(left.get(&ledger.initiator_index));
@@ -122,6 +127,7 @@ impl Engine {
         }
         self.tracker.expire(now, &mut actions);
         self.carry_out(actions).await;
+        self.reconcile_endpoints();
         for (id, next_hop) in self.next_hops.release_reserved() {
             self.maps.write_next_hop(id, next_hop);
         }

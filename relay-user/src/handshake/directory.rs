@@ -1,7 +1,7 @@
 //! Who is at which endpoint, where each member is to be found, and by which key each is recognised.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -29,6 +29,17 @@ enum Owner {
     Static(MemberId),
     /// That of members that the relay's own interface has seen there, the newest last; never empty.
     Learned(Vec<MemberId>),
+}
+
+impl Owner {
+    /// The member, the newest of several; `None` if it is a relay.
+    fn member(&self) -> Option<MemberId> {
+        match self {
+            Self::Relay => None,
+            Self::Static(id) => Some(*id),
+            Self::Learned(claimants) => claimants.last().copied(),
+        }
+    }
 }
 
 /// A known endpoint.
@@ -61,7 +72,17 @@ pub struct Directory {
     places: HashMap<MemberId, usize>,
     learned: HashMap<MemberId, SocketAddr>,
     sources: HashMap<SocketAddr, Source>,
-    version: u64,
+    /// Endpoints whose owner may be another since it was last asked.
+    touched: HashSet<SocketAddr>,
+}
+
+/// Whose endpoints are others now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct EndpointChanges {
+    /// Those that are somebody's, with the member (the newest, if several were seen there), or `None` for another relay's.
+    pub held: Vec<(SocketAddr, Option<MemberId>)>,
+    /// Those that are nobody's any more.
+    pub gone: Vec<SocketAddr>,
 }
 
 impl Directory {
@@ -76,51 +97,90 @@ impl Directory {
             places: HashMap::new(),
             learned: HashMap::new(),
             sources: HashMap::new(),
-            version: 0,
+            touched: HashSet::new(),
         }
     }
 
-    /// Replaces the members. What was learned of members that stay relayed here is kept, and so is what is known of
-    /// endpoints whose owner stays the same. Configured endpoints that `usable` rejects are left out; returns how many.
+    /// Replaces the members, at a cost that goes with what is different. What was learned of members that stay relayed
+    /// here is kept, and so is what is known of endpoints whose owner stays the same. Configured endpoints that `usable`
+    /// rejects are left out; returns how many of the new ones.
     pub fn replace(&mut self, members: Arc<Members>, usable: impl Fn(SocketAddr) -> bool) -> usize {
-        let mut configured: HashMap<SocketAddr, Owner> = HashMap::new();
-        for relay in members.relays() {
-            configured.extend(relay.endpoints.iter().map(|&endpoint| (endpoint, Owner::Relay)));
+        let old = std::mem::replace(&mut self.members, Arc::clone(&members));
+        let (mut gone, mut come) = (HashMap::new(), HashMap::new());
+        if !members.same_relays(&old) {
+            let owned = |relays: &Members, into: &mut HashMap<_, _>| {
+                let endpoints = relays.relays().flat_map(|relay| relay.endpoints.iter());
+                into.extend(endpoints.map(|&endpoint| (endpoint, Owner::Relay)));
+            };
+            owned(&old, &mut gone);
+            owned(&members, &mut come);
         }
-        for (id, member) in members.iter() {
-            if let Place::Static(endpoints) = &member.place {
-                configured.extend(endpoints.iter().map(|&endpoint| (endpoint, Owner::Static(id))));
+        let mut new_keys = Vec::new();
+        for (id, before, after) in members.changes_since(&old) {
+            for (member, endpoints) in [(before, &mut gone), (after, &mut come)] {
+                if let Some(Place::Static(given)) = member.map(|member| &member.place) {
+                    endpoints.extend(given.iter().map(|&endpoint| (endpoint, Owner::Static(id))));
+                }
+            }
+            let same_key = before.map(|m| m.public_key) == after.map(|m| m.public_key);
+            if !same_key || after.is_none_or(|member| member.place != Place::Relayed) {
+                self.forget(id);
+            }
+            match after {
+                Some(member) if !same_key => new_keys.push((id, &member.public_key)),
+                Some(_) => {}
+                None => self.remove_key(id),
             }
         }
-        let given = configured.len();
-        configured.retain(|&endpoint, _| usable(endpoint));
-        let refused = given - configured.len();
-
-        let before = self.learned.len();
-        // In the members' order: that is far fewer cache misses than to look up each of those learned.
-        self.learned = (members.iter().filter(|(_, member)| member.place == Place::Relayed))
-            .filter_map(|(id, _)| Some((id, *self.learned.get(&id)?)))
-            .filter(|(_, endpoint)| !configured.contains_key(endpoint))
-            .collect();
-        let learned = &self.learned;
-        self.sources.retain(|endpoint, source| match &mut source.owner {
-            Owner::Learned(_) if learned.len() == before => true,
-            Owner::Learned(claimants) => {
-                claimants.retain(|id| learned.get(id) == Some(endpoint));
-                !claimants.is_empty()
-            }
-            fixed => configured.get(endpoint) == Some(fixed),
-        });
-        for (endpoint, owner) in configured {
-            self.sources.entry(endpoint).or_insert(Source { owner, local: None, met: Vec::new() });
+        let keys = Keys::of(self.kernel, new_keys.iter().map(|&(_, key)| key));
+        for (n, (id, _)) in new_keys.into_iter().enumerate() {
+            self.set_key(id, keys.key(n));
         }
-
-        self.keys = Keys::of(self.kernel, members.iter().map(|(_, member)| &member.public_key));
-        self.owners = members.iter().map(|(id, _)| id).collect();
-        self.places = self.owners.iter().copied().zip(0..).collect();
-        self.members = members;
-        self.version += 1;
+        for (endpoint, owner) in gone {
+            if come.get(&endpoint) != Some(&owner) && self.is_configured(endpoint) {
+                self.sources.remove(&endpoint);
+                self.touched.insert(endpoint);
+            }
+        }
+        let mut refused = 0;
+        for (endpoint, owner) in come {
+            if !usable(endpoint) {
+                refused += 1;
+            } else if self.sources.get(&endpoint).is_none_or(|source| source.owner != owner) {
+                for id in self.claimants(endpoint).to_vec() {
+                    self.forget(id);
+                }
+                self.sources.insert(endpoint, Source { owner, local: None, met: Vec::new() });
+                self.touched.insert(endpoint);
+            }
+        }
         refused
+    }
+
+    /// Forgets what was learned of a member.
+    fn forget(&mut self, id: MemberId) {
+        if let Some(endpoint) = self.learned.remove(&id) {
+            self.disclaim(id, endpoint);
+        }
+    }
+
+    fn set_key(&mut self, id: MemberId, key: Key) {
+        let place = *self.places.entry(id).or_insert(self.owners.len());
+        if place == self.owners.len() {
+            self.owners.push(id);
+            self.keys.push(key);
+        } else {
+            self.keys.set(place, key);
+        }
+    }
+
+    fn remove_key(&mut self, id: MemberId) {
+        let Some(place) = self.places.remove(&id) else { return };
+        self.keys.swap_remove(place);
+        self.owners.swap_remove(place);
+        if let Some(moved) = self.owners.get(place) {
+            self.places.insert(*moved, place);
+        }
     }
 
     /// Sets what the relay's own interface has learned of a member that is relayed here. `local` is the relay's address
@@ -151,12 +211,13 @@ impl Directory {
                     self.learned.remove(&claimants.remove(0));
                 }
             }
+            self.touched.insert(endpoint);
         }
-        self.version += 1;
     }
 
     fn disclaim(&mut self, member: MemberId, endpoint: SocketAddr) {
         if let Some(Source { owner: Owner::Learned(claimants), .. }) = self.sources.get_mut(&endpoint) {
+            self.touched.insert(endpoint);
             claimants.retain(|&id| id != member);
             if claimants.is_empty() {
                 self.sources.remove(&endpoint);
@@ -169,19 +230,22 @@ impl Directory {
         &self.members
     }
 
-    /// Changes whenever [`Self::endpoints`] may have changed.
-    pub fn version(&self) -> u64 {
-        self.version
+    /// What has become of endpoints since this was last asked.
+    pub fn endpoint_changes(&mut self) -> EndpointChanges {
+        let mut changes = EndpointChanges::default();
+        for endpoint in self.touched.drain() {
+            match self.sources.get(&endpoint) {
+                Some(source) => changes.held.push((endpoint, source.owner.member())),
+                None => changes.gone.push(endpoint),
+            }
+        }
+        changes
     }
 
     /// Every known endpoint with the member whose it is (the newest, if several were seen there), or `None` for another
     /// relay's.
     pub fn endpoints(&self) -> impl Iterator<Item = (SocketAddr, Option<MemberId>)> {
-        self.sources.iter().map(|(&endpoint, source)| match &source.owner {
-            Owner::Relay => (endpoint, None),
-            Owner::Static(id) => (endpoint, Some(*id)),
-            Owner::Learned(claimants) => (endpoint, claimants.last().copied()),
-        })
+        self.sources.iter().map(|(&endpoint, source)| (endpoint, source.owner.member()))
     }
 
     /// Whether the endpoint is a relay's or a member's by the control plane's word.

@@ -27,6 +27,7 @@ use std::{
 };
 
 pub use self::{
+    directory::EndpointChanges,
     outcome::{Outcome, Outcomes},
     tracker::{Limits, Settings, Tracker},
 };

@@ -72,16 +72,30 @@ impl Keys {
     /// Some keys, to be searched in the order given.
     pub fn some(kernel: Kernel, keys: impl IntoIterator<Item = Key>) -> Self {
         let mut this = Self { kernel, states: Vec::new(), len: 0 };
-        for Key(state) in keys {
-            let lane = this.len % LANES;
-            if lane == 0 {
-                this.states.push([[0; LANES]; 8]);
-            }
-            let last = this.states.last_mut().expect("one was added for the first lane");
-            last.iter_mut().zip(state).for_each(|(word, value)| word[lane] = value);
-            this.len += 1;
-        }
+        keys.into_iter().for_each(|key| this.push(key));
         this
+    }
+
+    /// Adds a key, at the place after the last.
+    pub fn push(&mut self, key: Key) {
+        if self.len.is_multiple_of(LANES) {
+            self.states.push([[0; LANES]; 8]);
+        }
+        self.len += 1;
+        self.set(self.len - 1, key);
+    }
+
+    /// Puts another key at a place.
+    pub fn set(&mut self, place: usize, Key(state): Key) {
+        let states = &mut self.states[place / LANES];
+        states.iter_mut().zip(state).for_each(|(words, value)| words[place % LANES] = value);
+    }
+
+    /// Removes the key at a place, and puts the last one there instead.
+    pub fn swap_remove(&mut self, place: usize) {
+        self.set(place, self.key(self.len - 1));
+        self.len -= 1;
+        self.states.truncate(self.len.div_ceil(LANES));
     }
 
     /// The first place whose key the message's mac1 was made with.

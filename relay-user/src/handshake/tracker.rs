@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use super::{
     Action, Datagram, Session, Side, Timestamp,
     cookie::Cookies,
-    directory::Directory,
+    directory::{Directory, EndpointChanges},
     expiring::Expiring,
     message::Message,
     outcome::{Outcome, Outcomes},
@@ -109,10 +109,20 @@ impl Tracker {
     }
 
     /// Replaces the members. Sessions and handshakes whose permission is gone end at once; sessions of members whose
-    /// configured endpoint has changed follow; all else stays.
+    /// configured endpoint has changed follow; all else stays. The cost goes with what is different.
     pub fn set_members(&mut self, now: Timestamp, members: Arc<Members>, out: &mut Vec<Action>) {
         self.expire(now, out);
-        let before: Vec<_> = self.sessions.members().map(|id| (id, self.directory.locations(id))).collect();
+        let old = Arc::clone(self.directory.members());
+        let concerned: Vec<MemberId> = if members.same_relays(&old) && members.policy() == old.policy() {
+            members.changes_since(&old).map(|(id, ..)| id).collect()
+        } else {
+            self.sessions.members().collect()
+        };
+        let before: Vec<_> = concerned
+            .into_iter()
+            .filter(|&id| self.sessions.of(id).next().is_some())
+            .map(|id| (id, self.directory.locations(id)))
+            .collect();
         let refused = self.directory.replace(members, |endpoint| !refuses(&self.settings, endpoint));
         for _ in 0..refused {
             self.outcomes.add(Outcome::EndpointRefused);
@@ -125,7 +135,8 @@ impl Tracker {
         });
         out.extend(forgotten.into_iter().map(|index| Action::Forget { index }));
 
-        let revoked: Vec<u32> = (self.sessions.iter().map(|record| &record.session))
+        let concerned = before.iter().flat_map(|(id, _)| self.sessions.of(*id));
+        let revoked: Vec<u32> = concerned
             .filter(|session| !directory.permits(session.initiator.member, session.responder.member))
             .map(|session| session.responder.index)
             .collect();
@@ -291,9 +302,9 @@ impl Tracker {
         self.directory.endpoints()
     }
 
-    /// Changes whenever [`Self::endpoints`] may have changed.
-    pub fn endpoints_version(&self) -> u64 {
-        self.directory.version()
+    /// What has become of [`Self::endpoints`] since this was last asked.
+    pub fn endpoint_changes(&mut self) -> EndpointChanges {
+        self.directory.endpoint_changes()
     }
 
     /// Where a member is: what was learned of it, its static endpoint, or that of the relay that serves it (of two

@@ -1,110 +1,140 @@
 //! What one relay needs to know of the whole.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::{Member, Name, Relay, State};
-use crate::members::{self, Members, MembersError, OtherRelay, Place, Policy, PublicKey};
+use super::{Key, Kept, Member, Name, Relay, State};
+use crate::members::{self, Desired, Members, MembersError, OtherRelay, Peer, Peers, Place, Policy, PublicKey};
 
-/// One relay's part: everybody who shares a network with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One relay's part of the state, kept in step with it: everybody who shares a network with the relay.
+///
+/// Members whose keys are not proven yet are peers of the relay's interface, which is how they are proven, and nothing
+/// more.
+#[derive(Clone, Debug)]
 pub struct Part {
-    /// The other relays.
-    pub relays: Vec<OtherRelay>,
-    /// The members whose keys are proven, with their places as this relay sees them.
-    pub members: Vec<members::Member>,
-    /// The peers of the relay's own WireGuard interface.
-    pub peers: Vec<InterfacePeer>,
+    relay_key: PublicKey,
+    policy: Policy,
+    state: State,
+    desired: Desired,
 }
 
 impl Part {
-    /// The desired state of the relay's tables. `relay_key` is the relay's own public key.
-    pub fn members(self, relay_key: PublicKey, policy: Policy) -> Result<Members, MembersError> {
-        Members::new(relay_key, policy, self.relays, self.members)
+    /// The part of the relay with this public key. It is empty as long as there is no such relay.
+    pub fn new(relay_key: PublicKey, policy: Policy, state: &State) -> Result<Self, MembersError> {
+        let desired = whole(relay_key, policy, state)?;
+        Ok(Self { relay_key, policy, state: state.clone(), desired })
     }
-}
 
-/// A peer of a relay's own WireGuard interface. Keys that are not proven yet are peers too: that is how they are proven.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterfacePeer {
-    /// Its key.
-    pub public_key: PublicKey,
-    /// Its addresses and routes in the networks that it shares with the relay.
-    pub allowed_ips: Vec<IpNet>,
-    /// Where it is, if it is another relay. All others are learned.
-    pub endpoint: Option<SocketAddr>,
-}
+    /// What the relay's tables and interface are to hold.
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
 
-/// One member, as one relay sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// In the relay's tables, if it belongs there.
-    pub member: Option<members::Member>,
-    /// At the relay's interface.
-    pub peer: InterfacePeer,
-}
+    /// The relay's name, if the state knows a relay with its key.
+    pub fn name(&self) -> Option<&Name> {
+        own(&self.state, self.relay_key).map(|own| &own.name)
+    }
 
-impl State {
-    /// A relay's part as a whole; `None` if there is no such relay.
-    ///
-    /// A change of the relay or of its member changes all of it. After a change of another member ask
-    /// [`seen_from`](Self::seen_from) for that one alone.
-    pub fn part(&self, relay: &str) -> Option<Part> {
-        let own = self.member(relay)?;
-        self.relay(relay)?;
-        let mut names: BTreeMap<&Name, &Member> = BTreeMap::new();
-        for place in &own.networks {
-            names.extend(self.members_of(place.network.as_str()).map(|member| (&member.name, &**member)));
-        }
-        names.remove(&own.name);
-        let mut part = Part::default();
-        part.members.reserve(names.len());
-        part.peers.reserve(names.len());
-        for (name, member) in names {
-            if let Some(other) = self.relay(name.as_str()) {
-                part.relays.push(other_relay(other));
+    /// Follows the state, at a cost that goes with what is different. An error changes nothing.
+    pub fn follow(&mut self, state: &State) -> Result<(), MembersError> {
+        let (before, after) = (own(&self.state, self.relay_key), own(state, self.relay_key));
+        let desired = match (before, after) {
+            (Some(before), Some(after))
+                if (&before.name, &before.networks) == (&after.name, &after.networks) =>
+            {
+                self.changed(after, state)?
             }
-            let seen = self.seen(own, member);
-            part.members.extend(seen.member);
-            part.peers.push(seen.peer);
+            (None, None) => self.desired.clone(),
+            _ => whole(self.relay_key, self.policy, state)?,
+        };
+        self.desired = desired;
+        self.state = state.clone();
+        Ok(())
+    }
+
+    fn changed(&self, own: &Member, state: &State) -> Result<Desired, MembersError> {
+        let changes = state.changes_since(&self.state).into_iter().filter_map(|key| match key {
+            Key::Member(name) | Key::Relay(name) => Some(name),
+            Key::EnrolmentKey(_) | Key::Network(_) | Key::Token(_) => None,
+        });
+        let names: BTreeSet<Name> = changes.filter(|name| *name != own.name).collect();
+        if names.is_empty() {
+            return Ok(self.desired.clone());
         }
-        Some(part)
+        let (mut members, mut peers) = (Members::clone(&self.desired.members), self.desired.peers.clone());
+        for name in &names {
+            members.remove_relay(name.as_str());
+            if let Some(was) = self.state.member(name.as_str()) {
+                // Its place may be another's by now, but nobody has been added yet.
+                members.remove(was.public_key.id());
+                peers.remove(&was.public_key);
+            }
+        }
+        let now = names.iter().filter_map(|name| state.member(name.as_str()));
+        add(own, state, now, &mut members, &mut peers)?;
+        Ok(Desired { members: Arc::new(members), peers })
     }
+}
 
-    /// One member as a relay sees it; `None` if they share no network, or one of the two is not there.
-    pub fn seen_from(&self, relay: &str, member: &str) -> Option<Seen> {
-        let (own, member) = (self.member(relay)?, self.member(member)?);
-        let shared = member.networks.iter().any(|place| own.membership(&place.network).is_some());
-        (shared && own.name != member.name).then(|| self.seen(own, member))
+/// The member that is the relay with this key, if it is one.
+fn own(state: &State, relay_key: PublicKey) -> Option<&Kept<Member>> {
+    state.by_public_key(relay_key).filter(|member| state.relay(member.name.as_str()).is_some())
+}
+
+fn whole(relay_key: PublicKey, policy: Policy, state: &State) -> Result<Desired, MembersError> {
+    let mut members = Members::new(relay_key, policy, [], [])?;
+    let mut peers = Peers::new();
+    if let Some(own) = own(state, relay_key) {
+        let of_network = |place: &super::Membership| state.members_of(place.network.as_str());
+        if let [place] = &own.networks[..] {
+            add(own, state, of_network(place), &mut members, &mut peers)?;
+        } else {
+            let names: BTreeSet<&Name> = own.networks.iter().flat_map(of_network).map(|m| &m.name).collect();
+            let all = names.into_iter().filter_map(|name| state.member(name.as_str()));
+            add(own, state, all, &mut members, &mut peers)?;
+        }
     }
+    Ok(Desired { members: Arc::new(members), peers })
+}
 
-    fn seen(&self, own: &Member, member: &Member) -> Seen {
-        let relay = self.relay(member.name.as_str());
-        let place = match &member.relayed {
+/// Adds those of `all` that `own` has to do with.
+fn add<'a>(
+    own: &Member,
+    state: &State,
+    all: impl Iterator<Item = &'a Kept<Member>> + Clone,
+    members: &mut Members,
+    peers: &mut Peers,
+) -> Result<(), MembersError> {
+    let shares = |member: &&Kept<Member>| {
+        member.name != own.name && member.networks.iter().any(|at| own.membership(&at.network).is_some())
+    };
+    let all = all.filter(shares).map(|member| (member, state.relay(member.name.as_str())));
+    // Hosts name their relays.
+    for relay in all.clone().filter_map(|(_, relay)| relay) {
+        members.add_relay(other_relay(relay))?;
+    }
+    for (member, relay) in all {
+        let endpoint = relay.and_then(|relay| relay.endpoints().next());
+        peers.insert(member.public_key, Peer { allowed_ips: allowed_ips(own, member), endpoint });
+        if relay.is_none() && member.active {
+            members.add(seen(own, member))?;
+        }
+    }
+    Ok(())
+}
+
+/// A member as a relay sees it.
+fn seen(own: &Member, member: &Member) -> members::Member {
+    members::Member {
+        name: member.name.shared(),
+        public_key: member.public_key,
+        networks: member.networks.iter().map(|place| place.network.shared()).collect(),
+        place: match &member.relayed {
             Some(relayed) if relayed.by == own.name => Place::Relayed,
-            Some(relayed) => Place::RelayedBy(relayed.by.as_str().to_owned()),
+            Some(relayed) => Place::RelayedBy(relayed.by.shared()),
             None => Place::Static(member.endpoints.clone()),
-        };
-        let networks: BTreeSet<String> =
-            member.networks.iter().map(|place| place.network.as_str().to_owned()).collect();
-        let seen = members::Member {
-            name: member.name.as_str().to_owned(),
-            public_key: member.public_key,
-            networks,
-            place,
-        };
-        Seen {
-            member: (relay.is_none() && member.active).then_some(seen),
-            peer: InterfacePeer {
-                public_key: member.public_key,
-                allowed_ips: allowed_ips(own, member),
-                endpoint: relay.and_then(|relay| relay.endpoints().next()),
-            },
-        }
+        },
     }
 }
 
@@ -122,5 +152,5 @@ fn other_relay(relay: &Relay) -> OtherRelay {
             endpoints.push(endpoint);
         }
     }
-    OtherRelay { name: relay.name.as_str().to_owned(), endpoints }
+    OtherRelay { name: relay.name.shared(), endpoints }
 }

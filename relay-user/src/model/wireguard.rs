@@ -52,7 +52,7 @@ pub struct Peer {
 }
 
 impl State {
-    /// The configuration of a member that is no relay's interface: wgrelay keeps that one itself ([`State::part`]).
+    /// The configuration of a member that is no relay's interface: wgrelay keeps that one itself ([`Part`](super::Part)).
     ///
     /// All relays of its networks are among the peers. Its own, if it has one, has a keepalive, and all other members are
     /// reached at that same address: a single mapping in the host's NAT serves them all. Members whose keys are not

@@ -1,7 +1,6 @@
 //! The small world that the targets play in: the relay's settings, the hosts and the places where they may be.
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::LazyLock,
 };
@@ -149,8 +148,8 @@ impl Desired {
                 Located::Both(a, b) => Place::Static(vec![a.endpoint(), b.endpoint()]),
             };
             let networks: &[&str] = [&["red", "blue"][..], &["red"], &["blue"]][usize::from(networks % 3)];
-            let networks: BTreeSet<String> = networks.iter().map(|&network| network.to_owned()).collect();
-            members.push(Member { name: format!("host {host}"), public_key: key(host), networks, place });
+            let networks = networks.iter().map(|&network| network.into()).collect();
+            members.push(Member { name: format!("host {host}").into(), public_key: key(host), networks, place });
             if new(relay, &members).is_err() {
                 members.pop();
             }

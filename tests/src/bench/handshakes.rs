@@ -5,7 +5,6 @@
 //! thread's CPU time, so what else the machine does counts only by what it takes from the caches.
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -170,9 +169,9 @@ impl World {
             out: Vec::new(),
         };
         let named = this.keys.iter().enumerate().map(|(n, &public_key)| Member {
-            name: format!("host-{n}"),
+            name: format!("host-{n}").into(),
             public_key,
-            networks: BTreeSet::from(["net".to_owned()]),
+            networks: vec!["net".into()],
             place: Place::Relayed,
         });
         let named = Members::new(public_key, Policy::Members, [], named)?;

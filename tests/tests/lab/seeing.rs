@@ -63,5 +63,5 @@ fn a_query_without_a_relay_says_so() {
     let output = world.relay.query("status", &[]);
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("wgrelay.sock") && said.lines().count() == 1, "{said}");
+    assert!(said.contains("relay.sock") && said.lines().count() == 1, "{said}");
 }

@@ -54,9 +54,9 @@ pub fn settings() -> Settings {
 
 pub fn member(name: &str, networks: &[&str], place: Place) -> Member {
     Member {
-        name: name.to_owned(),
+        name: name.into(),
         public_key: key(name),
-        networks: networks.iter().map(|&network| network.to_owned()).collect(),
+        networks: networks.iter().map(|&network| network.into()).collect(),
         place,
     }
 }
@@ -66,11 +66,11 @@ pub fn member(name: &str, networks: &[&str], place: Place) -> Member {
 pub fn members(policy: Policy, relays: &[(&str, &str)], words: &[&str]) -> Arc<Members> {
     let relays = relays
         .iter()
-        .map(|&(name, endpoint)| OtherRelay { name: name.to_owned(), endpoints: vec![at(endpoint)] });
+        .map(|&(name, endpoint)| OtherRelay { name: name.into(), endpoints: vec![at(endpoint)] });
     let members = words.iter().map(|word| {
         let (word, network) = word.split_once('/').unwrap_or((word, "net"));
         match (word.split_once("@@"), word.split_once('@')) {
-            (Some((name, relay)), _) => member(name, &[network], Place::RelayedBy(relay.to_owned())),
+            (Some((name, relay)), _) => member(name, &[network], Place::RelayedBy(relay.into())),
             (None, Some((name, endpoint))) => member(name, &[network], Place::Static(vec![at(endpoint)])),
             (None, None) => member(word, &[network], Place::Relayed),
         }

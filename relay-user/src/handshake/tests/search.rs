@@ -4,14 +4,15 @@
 use proptest::prelude::*;
 use rand::{Rng as _, RngCore as _, SeedableRng as _, rngs::StdRng};
 
-use super::crafted::key;
+use super::crafted::{at, id, key, members};
 use crate::{
     handshake::{
+        directory::{Directory, Recipient},
         mac::mac1,
         message::Macs,
         search::{Kernel, Keys, LANES},
     },
-    members::PublicKey,
+    members::{Policy, PublicKey},
 };
 
 /// What mac1 covers in an initiation and in a response, in bytes.
@@ -42,6 +43,23 @@ fn a_key_is_found_at_every_place_and_nobody_elses() {
                 }
                 assert_eq!(keys.find(&macs(body, &key("a stranger"))), None);
             }
+        }
+    }
+}
+
+#[test]
+fn members_are_found_whoever_came_and_went() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut directory = Directory::new(&key("relay"), Kernel::default());
+    let names: Vec<String> = (0..3 * LANES).map(|n| format!("host-{n}")).collect();
+    for _ in 0..100 {
+        let share = rng.random_range(0.0..1.0);
+        let here: Vec<&str> = names.iter().map(String::as_str).filter(|_| rng.random_bool(share)).collect();
+        directory.replace(members(Policy::Members, &[], &here), |_| true);
+        for name in &names {
+            let found = directory.recipient(at("192.0.2.9:9"), &macs(&[7; 116], &key(name)));
+            let expected = here.contains(&name.as_str()).then(|| Recipient::Member(id(name)));
+            assert_eq!(found, expected, "{name}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Everything at once, at random, with indices that collide all the time. The model of the maps checks every action; here
 //! it is compared with the tracker, and the tracker's tables with each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
@@ -55,7 +55,7 @@ fn maps_and_tables_agree_whatever_happens() {
         };
         let first = random_members(&mut rng);
         let mut relay = Relay::new(Settings { limits, ..settings() }, first);
-        let mut opened = 0;
+        let (mut opened, mut endpoints) = (0, HashMap::new());
         for _ in 0..3_000 {
             let endpoint = *ENDPOINTS.choose(&mut rng).unwrap();
             let name = *NAMES.choose(&mut rng).unwrap();
@@ -121,7 +121,12 @@ fn maps_and_tables_agree_whatever_happens() {
             }
             opened = opened.max(relay.tracker.sessions_len());
 
+            let changes = relay.tracker.endpoint_changes();
+            endpoints.extend(changes.held);
+            changes.gone.iter().for_each(|endpoint| _ = endpoints.remove(endpoint));
+
             let tracker = &relay.tracker;
+            assert_eq!(endpoints, tracker.endpoints().collect());
             assert!(tracker.sessions_len() <= limits.sessions && tracker.pending_len() <= limits.pending);
             assert_eq!(relay.kernel.sessions.len(), 2 * tracker.sessions_len());
             assert_eq!(relay.kernel.pending.len(), tracker.pending_len());

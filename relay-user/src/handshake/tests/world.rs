@@ -187,9 +187,9 @@ impl World {
 
     pub fn set_members(&mut self, policy: Policy, relays: Vec<OtherRelay>, places: &[(usize, Place)]) {
         let members = places.iter().map(|(host, place)| Member {
-            name: self.hosts[*host].name.to_owned(),
+            name: self.hosts[*host].name.into(),
             public_key: self.hosts[*host].public_key(),
-            networks: ["net".to_owned()].into(),
+            networks: vec!["net".into()],
             place: place.clone(),
         });
         let relay_key = super::crafted::key("relay");

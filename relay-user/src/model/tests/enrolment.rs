@@ -1,6 +1,7 @@
 //! Hosts that join by themselves.
 
 use super::*;
+use crate::members::{Place, Policy};
 
 fn world(key: EnrolmentKey) -> World {
     let mut world = World::new();
@@ -22,10 +23,12 @@ fn a_host_joins_and_is_relayed_once_its_key_is_proven() {
     assert_eq!(host.networks[0].ipv4, Some("10.1.0.4".parse().unwrap()), "relay, a and b came before");
     assert!(world.state.owns("x", &secret(2)) && !world.state.owns("x", &secret(1)));
     // A peer of the relay's interface at once, relayed only when the key is proven.
-    let seen = |world: &World| world.state.seen_from("relay", "x").unwrap();
-    assert_eq!((seen(&world).member, seen(&world).peer.public_key), (None, key(50)));
+    let mut part = Part::new(key(1), Policy::Members, &world.state).unwrap();
+    assert!(part.desired().peers.contains_key(&key(50)));
+    assert_eq!(part.desired().members.member(key(50).id()), None);
     world.will(Command::Activate(vec![key(50), key(51)]));
-    assert_eq!(seen(&world).member.unwrap().place, crate::members::Place::Relayed);
+    part.follow(&world.state).unwrap();
+    assert_eq!(part.desired().members.member(key(50).id()).unwrap().place, Place::Relayed);
     // Seen again, nothing changes.
     assert!(world.plan(Command::Activate(vec![key(50)])).unwrap().ops.is_empty());
 }

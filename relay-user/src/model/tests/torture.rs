@@ -96,8 +96,7 @@ fn is_sound(state: &State) {
     }
     for relay in state.relays() {
         let own = state.member(relay.name.as_str()).expect("a relay is a member");
-        let part = state.part(relay.name.as_str()).unwrap();
-        part.members(own.public_key, Policy::Members).expect("a relay can take its part");
+        Part::new(own.public_key, Policy::Members, state).expect("a relay can take its part");
     }
 }
 
@@ -109,6 +108,8 @@ fn what_is_accepted_is_sound() {
         let mut world = World::new();
         world.will(Command::CreateKey(enrolment_key("k", "net", Some("relay"))));
         world.will(Command::CreateKey(enrolment_key("l", "other", None)));
+        let part = |state: &State, relay| Part::new(key(relay), Policy::Members, state).unwrap();
+        let mut parts = [1, 2, 3].map(|relay| (relay, part(&world.state, relay)));
         for _ in 0..150 {
             world.now += 60;
             let command = command(&mut rng);
@@ -117,6 +118,10 @@ fn what_is_accepted_is_sound() {
                 Err(refusal) => *refused.entry(refusal.code()).or_default() += 1,
             }
             is_sound(&world.state);
+            for (relay, followed) in &mut parts {
+                followed.follow(&world.state).unwrap();
+                assert_eq!(followed.desired(), part(&world.state, *relay).desired());
+            }
         }
     }
     assert!(accepted > 1500 && refused.len() > 20, "{accepted} accepted, refused: {refused:?}");

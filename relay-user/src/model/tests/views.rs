@@ -1,7 +1,7 @@
 //! What relays and members see of the whole.
 
 use super::*;
-use crate::members::{Place, Policy};
+use crate::members::{Desired, Place, Policy};
 
 /// Relays r and s; a and b relayed by r, c by s; p public; q roams.
 fn world() -> World {
@@ -26,8 +26,10 @@ fn endpoint(configuration: &Configuration, peer: &str) -> (String, Option<u16>) 
 #[test]
 fn each_relay_takes_its_own_part() {
     let world = world();
-    let part = world.state.part("relay").unwrap();
-    let places: Vec<_> = part.members.iter().map(|m| (m.name.as_str(), m.place.clone())).collect();
+    let of = |relay| Part::new(key(relay), Policy::Members, &world.state).unwrap().desired().clone();
+    let Desired { members, peers } = of(1);
+    let mut places: Vec<_> = members.iter().map(|(_, m)| (m.name.as_ref(), m.place.clone())).collect();
+    places.sort_by_key(|(name, _)| *name);
     let public = vec!["203.0.113.6:6".parse().unwrap(), "[2001:db8::6]:6".parse().unwrap()];
     assert_eq!(
         places,
@@ -40,22 +42,17 @@ fn each_relay_takes_its_own_part() {
         ]
     );
     // One address of a family is enough for relays among each other.
-    assert_eq!(part.relays[0].endpoints, ["198.51.100.2:51820".parse().unwrap()]);
-    let peers: Vec<_> = part.peers.iter().map(|peer| (peer.public_key, peer.endpoint)).collect();
+    assert_eq!(members.relay("s").unwrap().endpoints, ["198.51.100.2:51820".parse().unwrap()]);
+    let endpoints: Vec<_> = peers.iter().map(|(key, peer)| (*key, peer.endpoint)).collect();
     let s = Some("198.51.100.2:51820".parse().unwrap());
     assert_eq!(
-        peers,
-        [(key(2), None), (key(3), None), (key(5), None), (key(6), None), (key(7), None), (key(4), s)]
+        endpoints,
+        [(key(2), None), (key(3), None), (key(4), s), (key(5), None), (key(6), None), (key(7), None)]
     );
-    assert_eq!(part.peers[0].allowed_ips, ["10.1.0.2/32".parse().unwrap(), "fd00:1::2/128".parse().unwrap()]);
-    for member in &part.members {
-        let seen = world.state.seen_from("relay", &member.name).unwrap();
-        assert_eq!(seen.member.as_ref(), Some(member));
-    }
-    let members = part.members(key(1), Policy::Members).unwrap();
+    assert_eq!(peers[&key(2)].allowed_ips, ["10.1.0.2/32".parse().unwrap(), "fd00:1::2/128".parse().unwrap()]);
     assert!(members.may_talk(key(2).id(), key(5).id()));
-    assert_eq!(world.state.part("a"), None);
-    assert_eq!(world.state.seen_from("relay", "relay"), None);
+    // Who is no relay has no part.
+    assert!(of(2).peers.is_empty() && of(2).members.iter().len() == 0);
 }
 
 #[test]
@@ -63,7 +60,11 @@ fn networks_stay_apart() {
     let mut world = world();
     world.will(Command::CreateMember(member("o", 8, &["other"])));
     world.will(Command::Activate(vec![key(8)]));
-    assert!(world.state.seen_from("s", "o").is_none() && world.state.seen_from("relay", "o").is_some());
+    let knows_o = |relay| {
+        let part = Part::new(key(relay), Policy::Members, &world.state).unwrap();
+        part.desired().peers.contains_key(&key(8)) && part.desired().members.member(key(8).id()).is_some()
+    };
+    assert!(knows_o(1) && !knows_o(4));
     let of_a = world.state.configuration("a", ViaRelay::Always).unwrap();
     assert!(of_a.peers.iter().all(|peer| peer.name.as_str() != "o"));
 }

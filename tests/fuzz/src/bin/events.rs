@@ -70,7 +70,7 @@ fn members() -> Members {
     let members = (0..HOSTS).map(|host| Member {
         name: format!("host {host}"),
         public_key: key(host),
-        networks: ["net".to_owned()].into(),
+        networks: vec!["net".into()],
         place: match host {
             0..3 => Place::Relayed,
             3 => Place::RelayedBy("other".into()),
