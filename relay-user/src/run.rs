@@ -1,6 +1,6 @@
 //! `wgrelay run`: starts all parts, and stops them in order.
 
-use std::{future::Future, net::UdpSocket, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, net::UdpSocket, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -90,10 +90,14 @@ async fn with_interface(
     let loaded = program::load(&config, netlink).await?;
     let adopted = loaded.adopted;
     let file = File::new(path.to_owned(), config.clone(), desired.clone(), interface.public_key());
+    let stop = CancellationToken::new();
+    // Who is in the file needs no proof.
+    let (proofs, _) = mpsc::channel(1);
+    let (interface, netlink) = (interface.clone(), netlink.clone());
     let started =
-        Engine::new(config, loaded, interface.clone(), netlink.clone(), members, file.state()).await;
+        Engine::new(config, loaded, interface, netlink, desired, file.state(), proofs, stop.clone()).await;
     let result = match started {
-        Ok((engine, events)) => serve(engine, events, subscription, listeners, file, shutdown).await,
+        Ok((engine, events)) => serve(engine, events, subscription, listeners, file, stop, shutdown).await,
         // What an earlier run has left goes on without us, for the next try.
         Err(error) if adopted => return Err(error),
         Err(error) => Err(error),
@@ -110,9 +114,9 @@ async fn serve(
     mut subscription: Subscription,
     listeners: Listeners,
     file: File,
+    stop: CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let stop = CancellationToken::new();
     let (requests, inbox) = mpsc::channel(64);
     let (news, news_inbox) = mpsc::channel(256);
     let ask = api::Engine::new(requests);

@@ -106,6 +106,7 @@ impl Engine {
             }
         }
         let mut hosts: Vec<Host> = self
+            .desired
             .members
             .iter()
             .map(|(id, member)| {

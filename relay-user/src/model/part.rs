@@ -102,16 +102,17 @@ fn whole(relay_key: PublicKey, policy: Policy, state: &State) -> Result<Desired,
 fn add<'a>(
     own: &Member,
     state: &State,
-    all: impl Iterator<Item = &'a Kept<Member>> + Clone,
+    all: impl Iterator<Item = &'a Kept<Member>>,
     members: &mut Members,
     peers: &mut Peers,
 ) -> Result<(), MembersError> {
     let shares = |member: &&Kept<Member>| {
         member.name != own.name && member.networks.iter().any(|at| own.membership(&at.network).is_some())
     };
-    let all = all.filter(shares).map(|member| (member, state.relay(member.name.as_str())));
+    let all: Vec<_> =
+        all.filter(shares).map(|member| (member, state.relay(member.name.as_str()))).collect();
     // Hosts name their relays.
-    for relay in all.clone().filter_map(|(_, relay)| relay) {
+    for relay in all.iter().filter_map(|(_, relay)| *relay) {
         members.add_relay(other_relay(relay))?;
     }
     for (member, relay) in all {
