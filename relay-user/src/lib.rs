@@ -15,6 +15,7 @@ pub mod members;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
+pub mod netmaker;
 pub mod next_hops;
 pub mod object;
 pub mod path_mtu;
