@@ -1,6 +1,9 @@
 //! What can be asked of the model.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{Credential, EnrolmentKey, Key, Membership, Name, Network, Relay, Revision, SecretHash, Token};
 use crate::members::PublicKey;
@@ -62,6 +65,16 @@ pub enum Command {
         /// Which.
         hosts: Hosts,
     },
+    /// Has hosts relayed by others while their relay is gone. Hosts that are not relayed by it any more stay where they are,
+    /// and so do those that no other relay can take.
+    FailOver {
+        /// The relay that is gone.
+        from: Name,
+        /// The hosts that will notice: others would be lost to their relay when it is back.
+        hosts: Vec<Name>,
+        /// The relays that are there.
+        alive: BTreeSet<Name>,
+    },
     /// Makes an enrolment key.
     CreateKey(EnrolmentKey),
     /// Deletes an enrolment key. Who has joined with it stays.
@@ -96,6 +109,7 @@ impl Command {
             | Self::CreateKey(_)
             | Self::CreateToken(_)
             | Self::Enrol(_)
+            | Self::FailOver { .. }
             | Self::Activate(_)
             | Self::Sweep => return None,
         })

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod enrol;
+mod fail_over;
 mod member;
 mod relay;
 
@@ -102,6 +103,7 @@ impl State {
                 self.relay_hosts(relay, hosts, *address, limit)?
             }
             Command::ReleaseHosts { relay, hosts } => self.release_hosts(relay, hosts, limit)?,
+            Command::FailOver { from, hosts, alive } => self.fail_over(from, hosts, alive, limit),
             Command::CreateKey(key) => self.create_key(now, key)?.into(),
             Command::DeleteKey(id) => vec![self.deletion(Key::EnrolmentKey(id.clone()))?].into(),
             Command::Enrol(enrol) => self.enrol(now, enrol)?.into(),
