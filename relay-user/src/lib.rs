@@ -28,3 +28,4 @@ pub mod slow_path;
 pub mod sockets;
 pub mod status;
 pub mod store;
+mod wireguard;
