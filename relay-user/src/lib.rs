@@ -1,9 +1,11 @@
 //! wgrelay's userspace: follows handshakes, keeps the XDP program's tables, and shows what goes on.
 
 pub mod api;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod control_plane;
 pub mod engine;
 pub mod forwarding;
 pub mod grace;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use relay_user::{
-    api,
+    client::Client,
     config::{self, Config},
     members::PublicKey,
     program::{self, Claim},
@@ -154,7 +154,7 @@ async fn print<T>(show: &Show, path: &str, table: impl Fn(&T) -> String) -> Resu
 where
     T: serde::Serialize + serde::de::DeserializeOwned,
 {
-    let answer: T = api::fetch(&show.socket, path).await?;
+    let answer: T = Client::unix(&show.socket)?.get(path).await?;
     if show.json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {

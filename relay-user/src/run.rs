@@ -119,7 +119,7 @@ async fn serve(
     let mut tasks = JoinSet::new();
 
     let port = listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
-    let router = api::router(ask.clone());
+    let router = api::router(Some(ask.clone()), None, api::Access::Everybody);
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         axum::serve(listeners.api, router).with_graceful_shutdown(stopped).await.context("serve the API")

@@ -1,0 +1,99 @@
+//! Enrolment keys.
+
+use axum::extract::State;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Api,
+    auth::{Admin, KeyMaker, Reader},
+    extract::{Body, IfMatch, IfNoneMatch, Path, Query},
+    problem::Problem,
+    shape::{DryRun, EnrolmentKey, KeyWithSecret, NewEnrolmentKey},
+    write::{Answer, Change, created, draw, draw_id, expiry, gone, list, missing, record_unless},
+};
+use crate::model::{self, Command, Credential, Key, Name, Request};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(all, create)).routes(routes!(one, delete))
+}
+
+/// List the enrolment keys
+#[utoipa::path(get, path = "/keys", tag = "enrolment", responses((status = 200, body = Vec<EnrolmentKey>)))]
+async fn all(_: Reader, State(api): State<Api>) -> Answer {
+    list(api.control()?.writer.state(), |state| Ok(state.keys().map(EnrolmentKey::of).collect())).await
+}
+
+/// Make an enrolment key
+///
+/// With a relay it is an auto-relay key: who joins with it is relayed at once.
+#[utoipa::path(
+    post,
+    path = "/keys",
+    tag = "enrolment",
+    params(Change),
+    responses((status = 201, body = KeyWithSecret), (status = 200, body = DryRun, description = "Of a dry run"))
+)]
+async fn create(
+    _: KeyMaker,
+    State(api): State<Api>,
+    Query(query): Query<Change>,
+    Body(new): Body<NewEnrolmentKey>,
+) -> Answer {
+    let id = new.id.map_or_else(draw_id, Ok)?;
+    let secret = draw()?;
+    let command = Command::CreateKey(model::EnrolmentKey {
+        id: id.clone(),
+        secret: secret.hash(),
+        network: new.network,
+        relay: new.relay,
+        tags: new.tags,
+        uses_left: new.uses,
+        expires: expiry(new.valid_seconds),
+    });
+    api.control()?
+        .write(command, query.dry_run, |state| {
+            let key = shown(state, &id)?;
+            let secret = Credential { id: id.clone(), secret }.reveal();
+            created("keys", &id, key.revision, &KeyWithSecret { key, secret })
+        })
+        .await
+}
+
+/// Show an enrolment key
+#[utoipa::path(
+    get,
+    path = "/keys/{id}",
+    tag = "enrolment",
+    params(("id" = Name, Path)),
+    responses((status = 200, body = EnrolmentKey))
+)]
+async fn one(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
+    let key = shown(&api.control()?.writer.state(), &id)?;
+    record_unless(&known, key.revision, &key)
+}
+
+/// Delete an enrolment key
+///
+/// Who has joined with it stays.
+#[utoipa::path(
+    delete,
+    path = "/keys/{id}",
+    tag = "enrolment",
+    params(("id" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
+)]
+async fn delete(
+    _: Admin,
+    State(api): State<Api>,
+    Path(id): Path<Name>,
+    Query(query): Query<Change>,
+    IfMatch(expected): IfMatch,
+) -> Answer {
+    let request = Request { command: Command::DeleteKey(id), expected };
+    api.control()?.write(request, query.dry_run, gone).await
+}
+
+fn shown(state: &model::State, id: &Name) -> Result<EnrolmentKey, Problem> {
+    let kept = state.key(id.as_str()).ok_or_else(|| missing(Key::EnrolmentKey(id.clone())))?;
+    Ok(EnrolmentKey::of(kept))
+}

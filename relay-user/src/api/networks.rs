@@ -1,0 +1,115 @@
+//! Networks.
+
+use axum::{extract::State, http::StatusCode};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Api,
+    auth::{Admin, Reader},
+    extract::{Body, IfMatch, IfNoneMatch, Path, Query},
+    shape::{DryRun, Network, NetworkChange, NewNetwork, OrDryRun},
+    write::{Answer, Change, created, gone, list, missing, record, record_unless},
+};
+use crate::model::{self, Command, Key, Name, Request};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(all, create)).routes(routes!(one, change, delete))
+}
+
+/// List the networks
+#[utoipa::path(get, path = "/networks", tag = "networks", responses((status = 200, body = Vec<Network>)))]
+async fn all(_: Reader, State(api): State<Api>) -> Answer {
+    list(api.control()?.writer.state(), |state| {
+        Ok(state.networks().map(|kept| Network::of(state, kept)).collect())
+    })
+    .await
+}
+
+/// Make a network
+#[utoipa::path(
+    post,
+    path = "/networks",
+    tag = "networks",
+    params(Change),
+    responses((status = 201, body = Network), (status = 200, body = DryRun, description = "Of a dry run"))
+)]
+async fn create(
+    _: Admin,
+    State(api): State<Api>,
+    Query(query): Query<Change>,
+    Body(new): Body<NewNetwork>,
+) -> Answer {
+    let name = new.name.clone();
+    let command = Command::CreateNetwork(model::Network { name: new.name, ipv4: new.ipv4, ipv6: new.ipv6 });
+    api.control()?
+        .write(command, query.dry_run, |state| {
+            let network = shown(state, &name)?;
+            created("networks", &name, network.revision, &network)
+        })
+        .await
+}
+
+/// Show a network
+#[utoipa::path(
+    get,
+    path = "/networks/{name}",
+    tag = "networks",
+    params(("name" = Name, Path)),
+    responses((status = 200, body = Network))
+)]
+async fn one(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
+    let network = shown(&api.control()?.writer.state(), &name)?;
+    record_unless(&known, network.revision, &network)
+}
+
+/// Give a network other prefixes
+///
+/// A prefix can only grow while it is in use. Members that lack an address of a new family get one.
+#[utoipa::path(
+    put,
+    path = "/networks/{name}",
+    tag = "networks",
+    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    responses((status = 200, body = OrDryRun<Network>))
+)]
+async fn change(
+    _: Admin,
+    State(api): State<Api>,
+    Path(name): Path<Name>,
+    Query(query): Query<Change>,
+    IfMatch(expected): IfMatch,
+    Body(new): Body<NetworkChange>,
+) -> Answer {
+    let network = model::Network { name: name.clone(), ipv4: new.ipv4, ipv6: new.ipv6 };
+    let request = Request { command: Command::ChangeNetwork(network), expected };
+    api.control()?
+        .write(request, query.dry_run, |state| {
+            let network = shown(state, &name)?;
+            record(StatusCode::OK, network.revision, &network)
+        })
+        .await
+}
+
+/// Delete an empty network, and the enrolment keys for it
+#[utoipa::path(
+    delete,
+    path = "/networks/{name}",
+    tag = "networks",
+    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
+)]
+async fn delete(
+    _: Admin,
+    State(api): State<Api>,
+    Path(name): Path<Name>,
+    Query(query): Query<Change>,
+    IfMatch(expected): IfMatch,
+) -> Answer {
+    let request = Request { command: Command::DeleteNetwork(name), expected };
+    api.control()?.write(request, query.dry_run, gone).await
+}
+
+fn shown(state: &model::State, name: &Name) -> Result<Network, super::Problem> {
+    let kept = state.network(name.as_str()).ok_or_else(|| missing(Key::Network(name.clone())))?;
+    Ok(Network::of(state, kept))
+}

@@ -1,0 +1,94 @@
+//! Tokens of the API.
+
+use axum::extract::State;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Api,
+    auth::{Admin, Reader},
+    extract::{Body, IfMatch, IfNoneMatch, Path, Query},
+    problem::Problem,
+    shape::{DryRun, NewToken, Token, TokenWithSecret},
+    write::{Answer, Change, created, draw, draw_id, expiry, gone, list, missing, record_unless},
+};
+use crate::model::{self, Command, Credential, Key, Name, Request};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(all, create)).routes(routes!(one, delete))
+}
+
+/// List the tokens
+#[utoipa::path(get, path = "/tokens", tag = "API", responses((status = 200, body = Vec<Token>)))]
+async fn all(_: Reader, State(api): State<Api>) -> Answer {
+    list(api.control()?.writer.state(), |state| Ok(state.tokens().map(Token::of).collect())).await
+}
+
+/// Make a token
+#[utoipa::path(
+    post,
+    path = "/tokens",
+    tag = "API",
+    params(Change),
+    responses((status = 201, body = TokenWithSecret), (status = 200, body = DryRun, description = "Of a dry run"))
+)]
+async fn create(
+    _: Admin,
+    State(api): State<Api>,
+    Query(query): Query<Change>,
+    Body(new): Body<NewToken>,
+) -> Answer {
+    let id = new.id.map_or_else(draw_id, Ok)?;
+    let secret = draw()?;
+    let command = Command::CreateToken(model::Token {
+        id: id.clone(),
+        secret: secret.hash(),
+        role: new.role,
+        expires: expiry(new.valid_seconds),
+    });
+    api.control()?
+        .write(command, query.dry_run, |state| {
+            let token = shown(state, &id)?;
+            let secret = Credential { id: id.clone(), secret }.reveal();
+            created("tokens", &id, token.revision, &TokenWithSecret { token, secret })
+        })
+        .await
+}
+
+/// Show a token, without its secret
+#[utoipa::path(
+    get,
+    path = "/tokens/{id}",
+    tag = "API",
+    params(("id" = Name, Path)),
+    responses((status = 200, body = Token))
+)]
+async fn one(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
+    let token = shown(&api.control()?.writer.state(), &id)?;
+    record_unless(&known, token.revision, &token)
+}
+
+/// Delete a token
+///
+/// It is of no use from then on.
+#[utoipa::path(
+    delete,
+    path = "/tokens/{id}",
+    tag = "API",
+    params(("id" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
+)]
+async fn delete(
+    _: Admin,
+    State(api): State<Api>,
+    Path(id): Path<Name>,
+    Query(query): Query<Change>,
+    IfMatch(expected): IfMatch,
+) -> Answer {
+    let request = Request { command: Command::DeleteToken(id), expected };
+    api.control()?.write(request, query.dry_run, gone).await
+}
+
+fn shown(state: &model::State, id: &Name) -> Result<Token, Problem> {
+    let kept = state.token_record(id.as_str()).ok_or_else(|| missing(Key::Token(id.clone())))?;
+    Ok(Token::of(kept))
+}

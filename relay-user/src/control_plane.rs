@@ -1,0 +1,58 @@
+//! The control plane of this process: the store that the configuration names, and the task that writes it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{StoreConfig, StoreKind},
+    store::{Embedded, Etcd, FILE, Store, StoreError, Writer, unix_time},
+};
+
+/// A store and who writes it.
+pub struct ControlPlane {
+    /// Changes the store by the model's rules, and knows all that is in it.
+    pub writer: Writer,
+    /// The store itself: which relays are alive is announced and known there.
+    pub store: Arc<dyn Store>,
+    task: JoinHandle<()>,
+}
+
+impl ControlPlane {
+    /// Opens the store and reads all of it. It is followed until `stop`.
+    pub async fn open(config: &StoreConfig, stop: CancellationToken) -> Result<Self> {
+        let (opened, place) = match config.kind {
+            StoreKind::Embedded => {
+                let place = config.state_dir.join(FILE).display().to_string();
+                (
+                    Embedded::open(&config.state_dir).await.map(|store| Arc::new(store) as Arc<dyn Store>),
+                    place,
+                )
+            }
+            StoreKind::Etcd => {
+                let etcd = config.etcd.clone().unwrap_or_default();
+                let place = format!("etcd at {}", etcd.endpoints.join(", "));
+                (Etcd::connect(&etcd).await.map(|store| Arc::new(store) as Arc<dyn Store>), place)
+            }
+        };
+        let started = async {
+            let store = opened?;
+            let (writer, task) = Writer::start(store.clone(), unix_time, stop).await?;
+            Ok::<_, StoreError>(Self { writer, store, task })
+        };
+        started.await.with_context(|| format!("open the control plane's store, {place}"))
+    }
+
+    /// The relays that are alive, as far as is known.
+    pub fn alive(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.store.alive()
+    }
+
+    /// Waits until the task has ended, which it does after `stop`.
+    pub async fn ended(self) {
+        // A panic has been printed.
+        let _ = self.task.await;
+    }
+}
