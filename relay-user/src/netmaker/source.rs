@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +21,7 @@ use super::{
     endpoint::{Endpoint, Override, Step, step},
     mesh::{LeftOut, Mesh, Reason, Us},
 };
-use crate::{members::Members, model::UnixTime, store::unix_time};
+use crate::{members::Members, model::UnixTime, state_file, store::unix_time};
 
 /// Between two polls there are so many milliseconds, at random: relays do not come in step.
 const INTERVAL: std::ops::Range<u64> = 5_000..10_000;
@@ -98,7 +97,7 @@ impl Source {
     pub fn open(options: Options, us: Us, state_file: PathBuf) -> Result<(Self, watch::Receiver<Latest>)> {
         let client = Client::new(&options)?;
         let server = options.url.to_string();
-        let kept = match Kept::read(&state_file)?.unwrap_or_default() {
+        let kept = match state_file::read(&state_file)?.unwrap_or_default() {
             kept if kept.server == server => kept,
             // What was done to endpoints there is to be undone even if only the URL is another.
             Kept { overrides, .. } => Kept { server: server.clone(), overrides, ..Kept::default() },
@@ -263,7 +262,7 @@ impl Source {
         if !news && now.unwrap_or_default() < self.written.unwrap_or_default() + REWRITE {
             return;
         }
-        match self.kept.write(&self.state_file) {
+        match state_file::write(&self.state_file, &self.kept) {
             Ok(()) => self.written = now,
             Err(error) => warn!("{error:#}"),
         }
@@ -271,7 +270,7 @@ impl Source {
 
     async fn put(&mut self, id: &str, host: &Value) -> Result<()> {
         // What was there before must be known whatever happens to us now.
-        self.kept.write(&self.state_file)?;
+        state_file::write(&self.state_file, &self.kept)?;
         let result = self.client.put_host(id, host).await;
         let mut record = self.kept.overrides.remove(id);
         match &result {
@@ -282,34 +281,6 @@ impl Source {
         }
         self.kept.overrides.extend(record.map(|record| (id.to_owned(), record)));
         Ok(result?)
-    }
-}
-
-impl Kept {
-    fn read(file: &Path) -> Result<Option<Self>> {
-        let text = match std::fs::read(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
-        };
-        // It holds what endpoints were before we changed them, so it is not just thrown away.
-        serde_json::from_slice(&text)
-            .map(Some)
-            .with_context(|| format!("understand {}: restore it or remove it", file.display()))
-    }
-
-    /// Replaces the file, all or nothing.
-    fn write(&self, file: &Path) -> Result<()> {
-        let dir = file.parent().context("the state file is in no directory")?;
-        let write = || -> Result<()> {
-            std::fs::create_dir_all(dir)?;
-            let mut new = tempfile::NamedTempFile::new_in(dir)?;
-            new.write_all(&serde_json::to_vec(self)?)?;
-            new.as_file().sync_all()?;
-            new.persist(file)?;
-            Ok(())
-        };
-        write().with_context(|| format!("write {}", file.display()))
     }
 }
 
