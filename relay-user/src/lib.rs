@@ -26,6 +26,7 @@ pub mod preflight;
 pub mod program;
 pub mod raw;
 pub mod run;
+pub mod serve;
 pub mod session_table;
 pub mod slow_path;
 pub mod sockets;

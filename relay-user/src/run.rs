@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long open connections may take to end after `stop`.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs the relay until `shutdown` completes. After that, and after an error, nothing is left behind.
 pub async fn run(path: &Path, shutdown: impl Future<Output = ()>) -> Result<()> {

@@ -57,7 +57,7 @@ impl Caller {
         let who = match self {
             Self::Local => return Ok(()),
             Self::Token(_, role) if enough(*role) => return Ok(()),
-            Self::Token(id, role) => format!("the token {id} has the role {}", word(*role)),
+            Self::Token(id, role) => format!("the token {id} has the role {role}"),
             Self::Owner(name) => {
                 format!("the secret of the owner of {name} is good for its configuration alone")
             }
@@ -76,14 +76,6 @@ impl Caller {
 
 fn reads(role: Role) -> bool {
     matches!(role, Role::Admin | Role::Read)
-}
-
-fn word(role: Role) -> &'static str {
-    match role {
-        Role::Admin => "admin",
-        Role::Read => "read",
-        Role::Enrol => "enrol",
-    }
 }
 
 /// Stands for somebody who may do everything.

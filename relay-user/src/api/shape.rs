@@ -481,6 +481,19 @@ impl Configuration {
     }
 }
 
+impl From<Configuration> for model::Configuration {
+    fn from(Configuration { addresses, listen_port, mtu, peers, .. }: Configuration) -> Self {
+        let peer = |Peer { name, public_key, endpoint, allowed_ips, keepalive, .. }| model::Peer {
+            name,
+            public_key,
+            endpoint,
+            allowed_ips,
+            keepalive,
+        };
+        Self { addresses, listen_port, mtu, peers: peers.into_iter().map(peer).collect() }
+    }
+}
+
 /// What a change would bring with it, if it were made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DryRun {

@@ -176,6 +176,27 @@ impl ServeConfig {
         Ok(config)
     }
 
+    /// The same with other settings, as far as they are given.
+    pub fn with(
+        mut self,
+        socket: Option<PathBuf>,
+        state_dir: Option<PathBuf>,
+        listen: Option<SocketAddr>,
+    ) -> Result<Self, String> {
+        // Whatever the file says for `wgrelay run`: here is nothing but the store.
+        self.control.source = Source::Store;
+        self.relay.socket = socket.or(self.relay.socket);
+        if let Some(state_dir) = state_dir {
+            self.control.store.state_dir = state_dir;
+        }
+        if let Some(listen) = listen {
+            let none = ApiConfig { listen, tls_cert_file: None, tls_key_file: None };
+            self.control.api = Some(ApiConfig { listen, ..self.control.api.unwrap_or(none) });
+        }
+        self.control.check().map_err(|(_, reason)| reason)?;
+        Ok(self)
+    }
+
     /// The unix socket.
     pub fn socket(&self) -> PathBuf {
         self.relay.socket.clone().unwrap_or_else(super::default_socket)
