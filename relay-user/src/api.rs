@@ -38,7 +38,12 @@ pub use auth::Access;
 pub use listen::{Listener, listen};
 use problem::Problem;
 
-use crate::{engine, members::PublicKey, model::Name, store::Writer};
+use crate::{
+    engine,
+    members::PublicKey,
+    model::Name,
+    store::{Followers, Writer},
+};
 
 /// How large a body may be: a thousand names of hosts fit.
 const BODY_BYTES: usize = 256 << 10;
@@ -86,6 +91,8 @@ pub struct Control {
     pub alive: watch::Receiver<BTreeSet<String>>,
     /// The relay of this process.
     pub own: Option<Own>,
+    /// The hosts that wait for a change of their configuration.
+    pub followers: Followers,
 }
 
 /// The relay of this process, as others have to know it.

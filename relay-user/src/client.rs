@@ -152,11 +152,7 @@ pub struct Client {
 impl Client {
     /// A client for the API at a place. Nothing is sent yet.
     pub fn new(place: Place) -> Result<Self, ClientError> {
-        static PROVIDER: Once = Once::new();
-        // An error means that another part of the process has chosen one already.
-        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let builder =
-            reqwest::Client::builder().connect_timeout(CONNECT).timeout(ANSWER).redirect(Policy::none());
+        let builder = builder().timeout(ANSWER);
         let (builder, base, authorization) = match &place {
             Place::Socket(path) => {
                 let base = Url::parse("http://wgrelay/").expect("it is a URL");
@@ -288,8 +284,17 @@ impl Client {
     }
 }
 
+/// What all HTTP clients here have in common.
+pub(crate) fn builder() -> reqwest::ClientBuilder {
+    static PROVIDER: Once = Once::new();
+    // An error means that another part of the process has chosen one already.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    // Whoever redirects us would get to see our credentials.
+    reqwest::Client::builder().connect_timeout(CONNECT).redirect(Policy::none())
+}
+
 /// The URL that paths are joined to.
-fn base(url: &str) -> Result<Url, ClientError> {
+pub(crate) fn base(url: &str) -> Result<Url, ClientError> {
     let bad = |why: &str| ClientError::BadPlace(format!("{url}: {why}"));
     let mut base = Url::parse(url).map_err(|error| bad(&format!("{error}; give it as https://HOST:PORT")))?;
     let this_host = match base.host_str() {
@@ -325,7 +330,7 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-fn certificates(path: &Path) -> Result<Vec<Certificate>, ClientError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<Certificate>, ClientError> {
     let bad = |why: String| ClientError::BadPlace(format!("{}: {why}", path.display()));
     let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
     match Certificate::from_pem_bundle(&pem) {
@@ -335,7 +340,7 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, ClientError> {
 }
 
 /// The last cause of an error, which says what really happened.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 

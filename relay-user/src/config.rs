@@ -253,20 +253,17 @@ impl Config {
 
     fn check_control(&self) -> Result<(), Fault> {
         self.control.check()?;
-        let (table, entries) = match (self.members.is_empty(), self.other_relays.is_empty()) {
-            (false, _) => ("[[member]]", "members"),
-            (_, false) => ("[[other_relay]]", "relays"),
+        let (members, relays) = (!self.members.is_empty(), !self.other_relays.is_empty());
+        let (from, table, entries) = match self.control.source {
+            Source::Store if members => ("the store", "[[member]]", "members"),
+            Source::Store if relays => ("the store", "[[other_relay]]", "relays"),
+            // Of our relays a Netmaker server knows nothing.
+            Source::Netmaker if members => ("the Netmaker server", "[[member]]", "members"),
             _ => return Ok(()),
         };
-        match self.control.source {
-            Source::File => Ok(()),
-            Source::Store => Err((
-                "control.source",
-                format!(
-                    "the {entries} come from the store then: take all {table} out, or set it to \"file\""
-                ),
-            )),
-        }
+        let reason =
+            format!("the {entries} come from {from} then: take all {table} out, or set it to \"file\"");
+        Err(("control.source", reason))
     }
 
     fn check_relay(&self) -> Result<(), Fault> {

@@ -1,6 +1,6 @@
 //! The control plane of this process: the store that the configuration names, and the task that writes it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{sync::watch, task::JoinHandle};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{StoreConfig, StoreKind},
-    store::{Embedded, Etcd, FILE, Store, StoreError, Writer, unix_time},
+    store::{Embedded, Etcd, FILE, Followers, Store, StoreError, Writer, fail_over, unix_time},
 };
 
 /// A store and who writes it.
@@ -17,6 +17,10 @@ pub struct ControlPlane {
     pub writer: Writer,
     /// The store itself: which relays are alive is announced and known there.
     pub store: Arc<dyn Store>,
+    /// The hosts that wait for a change of their configuration.
+    pub followers: Followers,
+    /// Whether all relays announce themselves in the store.
+    shared: bool,
     task: JoinHandle<()>,
 }
 
@@ -40,7 +44,8 @@ impl ControlPlane {
         let started = async {
             let store = opened?;
             let (writer, task) = Writer::start(store.clone(), unix_time, stop).await?;
-            Ok::<_, StoreError>(Self { writer, store, task })
+            let (followers, shared) = (Followers::default(), config.kind == StoreKind::Etcd);
+            Ok::<_, StoreError>(Self { writer, store, followers, shared, task })
         };
         started.await.with_context(|| format!("open the control plane's store, {place}"))
     }
@@ -48,6 +53,24 @@ impl ControlPlane {
     /// The relays that are alive, as far as is known.
     pub fn alive(&self) -> watch::Receiver<BTreeSet<String>> {
         self.store.alive()
+    }
+
+    /// Moves hosts that follow their configuration away from relays that are gone for so many seconds, until `stop`. With
+    /// 0, or where only this process can be in the store, this does nothing.
+    pub fn fail_over(
+        &self,
+        seconds: u64,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let work = fail_over(
+            self.writer.clone(),
+            self.alive(),
+            self.followers.clone(),
+            Duration::from_secs(seconds),
+            stop.clone(),
+        );
+        let wanted = self.shared && seconds > 0;
+        async move { if wanted { work.await } else { stop.cancelled().await } }
     }
 
     /// Waits until the task has ended, which it does after `stop`.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use relay_user::{
     config::{Config, ServeConfig},
+    join,
     members::PublicKey,
     program::{self, Claim},
     run, serve,
@@ -89,6 +90,8 @@ enum Command {
     Token(tokens::Arguments),
     /// Print what a member's WireGuard interface needs, for wg-quick or a phone.
     Config(configuration::Arguments),
+    Join(join::Join),
+    Leave(join::Leave),
     /// Remove what a relay that was killed has left: its XDP program and its maps. Its sessions end.
     Unload {
         /// The directory of the pins (`pin_dir` of its configuration).
@@ -158,6 +161,14 @@ fn execute(command: Command) -> Result<()> {
             Command::Key(arguments) => arguments.run().await,
             Command::Token(arguments) => arguments.run().await,
             Command::Config(arguments) => arguments.run().await,
+            Command::Join(options) => {
+                log();
+                join::join(options, terminated()?).await
+            }
+            Command::Leave(options) => {
+                log();
+                join::leave(options).await
+            }
             Command::Unload { pin_dir } => unload(&pin_dir),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "wgrelay", &mut std::io::stdout());

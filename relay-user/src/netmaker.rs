@@ -6,28 +6,25 @@
 //! us: as each host sets them itself, or as we set them on the server, if that is wished.
 //!
 //! - [`Mesh`] makes members of answers, [`step`] decides about endpoints: pure.
-//! - [`Client`] asks, [`Source`] follows. What can't be understood is left out by itself and counted; an answer that fails or
+//! - [`Server`] is asked, [`Source`] follows. What can't be understood is left out by itself and counted; an answer that fails or
 //!   is empty changes nothing.
 
 mod answers;
-mod client;
 mod endpoint;
 mod mesh;
+mod server;
 mod source;
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use reqwest::Url;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::client;
 pub use answers::{Host, Node};
-pub use client::{Client, NetmakerError};
 pub use endpoint::{Endpoint, Override, Step, step};
 pub use mesh::{LeftOut, Mesh, Reason, Us};
+pub use server::{NetmakerError, Server};
 pub use source::{Latest, Source, State};
 
 /// `[control.netmaker]`
@@ -150,20 +147,7 @@ impl TryFrom<Given> for Options {
 }
 
 fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Url, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let url = Url::parse(&text).map_err(|error| D::Error::custom(format!("url = {text:?}: {error}")))?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    let fault = match url.scheme() {
-        _ if !url.username().is_empty() || url.password().is_some() => {
-            "a URL is shown to people: credentials belong in files"
-        }
-        "https" => return Ok(url),
-        "http" if local => return Ok(url),
-        "http" => "over plain HTTP everybody on the way could read our credentials: give an https URL",
-        _ => "give an https URL",
-    };
-    Err(D::Error::custom(format!("url: {fault}")))
+    client::base(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 #[cfg(test)]

@@ -37,10 +37,13 @@ async fn with_socket(
     };
     let stop = CancellationToken::new();
     let plane = ControlPlane::open(&config.control.store, stop.clone()).await?;
-    let control = Control { writer: plane.writer.clone(), alive: plane.alive(), own: None };
+    let followers = plane.followers.clone();
+    let control = Control { writer: plane.writer.clone(), alive: plane.alive(), own: None, followers };
     let listen = tcp.as_ref().map(Listener::address);
     let mut tasks = JoinSet::new();
     serve_on(&mut tasks, unix, tcp, None, Some(control), &stop);
+    let failover = plane.fail_over(config.control.failover_seconds, stop.clone());
+    tasks.spawn(async { Ok(failover.await) });
     info!(socket = %socket.display(), listen = listen.map(|address| address.to_string()), "ready: serving");
     let failed = tokio::select! {
         () = shutdown => None,

@@ -59,18 +59,31 @@ impl Caller {
             Self::Token(_, role) if enough(*role) => return Ok(()),
             Self::Token(id, role) => format!("the token {id} has the role {role}"),
             Self::Owner(name) => {
-                format!("the secret of the owner of {name} is good for its configuration alone")
+                format!("the secret of the owner of {name} is good for that member alone")
             }
         };
         Err(Problem::new(403, "not_allowed", format!("{who}; this takes {what}")))
     }
 
+    /// Whether it is a member's owner.
+    pub(super) fn owns(&self, member: &Name) -> bool {
+        matches!(self, Self::Owner(name) if name == member)
+    }
+
+    /// Whether it may delete a member.
+    pub(super) fn may_delete(&self, member: &Name) -> Result<(), Problem> {
+        if self.owns(member) {
+            return Ok(());
+        }
+        self.needs("a token with the role admin, or the owner's secret", |role| role == Role::Admin)
+    }
+
     /// Whether it may see a member's configuration.
     pub(super) fn may_configure(&self, member: &Name) -> Result<(), Problem> {
-        match self {
-            Self::Owner(name) if name == member => Ok(()),
-            _ => self.needs("a token with the role admin or read, or the owner's secret", reads),
+        if self.owns(member) {
+            return Ok(());
         }
+        self.needs("a token with the role admin or read, or the owner's secret", reads)
     }
 }
 

@@ -2,7 +2,8 @@
 
 use axum::{
     extract::{FromRequestParts, State},
-    http::{StatusCode, request::Parts},
+    http::{HeaderMap, StatusCode, request::Parts},
+    response::IntoResponse as _,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -10,6 +11,7 @@ use super::{
     Api,
     auth::Source,
     extract::Body,
+    members::wants_text,
     problem::Problem,
     shape::{Configuration, Enrol, EnrolAnswer, Member},
     write::{Answer, aside, draw, record},
@@ -33,7 +35,8 @@ impl FromRequestParts<Api> for Source {
 
 /// Join a network with an enrolment key
 ///
-/// The key is the credential: this takes no token. A new host is made (201); it has ten minutes to prove its public key by
+/// The key is the credential: this takes no token. With `Accept: text/plain` the answer is a file for wg-quick, without the
+/// private key. A new host is made (201); it has ten minutes to prove its public key by
 /// a handshake with a relay. A host that is known already shows its owner's secret as `proof`: it joins the network too,
 /// or, if it is in it, is told again what it is (200), which costs no use of the key.
 #[utoipa::path(
@@ -41,9 +44,21 @@ impl FromRequestParts<Api> for Source {
     path = "/enrol",
     tag = "enrolment",
     security(()),
-    responses((status = 201, body = EnrolAnswer), (status = 200, body = EnrolAnswer, description = "A known host"))
+    responses(
+        (status = 201, content((EnrolAnswer = "application/json"), (String = "text/plain"))),
+        (
+            status = 200,
+            description = "A known host",
+            content((EnrolAnswer = "application/json"), (String = "text/plain"))
+        )
+    )
 )]
-async fn enrol(source: Source, State(api): State<Api>, Body(enrol): Body<Enrol>) -> Answer {
+async fn enrol(
+    source: Source,
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Body(enrol): Body<Enrol>,
+) -> Answer {
     let control = api.control()?;
     // What can't be a credential is a wrong one.
     let wrong_key = || api.failed(source, &Refusal::WrongKey());
@@ -74,17 +89,28 @@ async fn enrol(source: Source, State(api): State<Api>, Body(enrol): Body<Enrol>)
         Err(error) => return Err(Problem::not_done(&error, &command)),
     };
     let public_key = enrol.public_key;
-    let (new, answer) = aside(move || {
+    let (new, answer, configuration) = aside(move || {
         let gone = || Problem::new(409, "gone", "the host was deleted at the same time: enrol it again");
         let member = state.by_public_key(public_key).ok_or_else(gone)?;
         let new = known.is_none_or(|enrolled| enrolled != member.enrolled);
         let owner = new.then(|| Credential { id: member.name.clone(), secret }.reveal());
-        let (configuration, _) =
+        let (shape, configuration) =
             Configuration::of(&state, member.name.as_str(), ViaRelay::Always).map_err(|_| gone())?;
-        Ok((new, EnrolAnswer { member: Member::of(&state, member), owner, configuration }))
+        let answer = EnrolAnswer { member: Member::of(&state, member), owner, configuration: shape };
+        Ok((new, answer, configuration))
     })
     .await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    if wants_text(&headers) {
+        let owner = answer.owner.map(|owner| format!("# The owner's secret, told this once: {owner}\n"));
+        let text = format!(
+            "# {}\n{}{}",
+            answer.member.name,
+            owner.unwrap_or_default(),
+            configuration.wg_quick(None)
+        );
+        return Ok((status, text).into_response());
+    }
     record(status, answer.member.revision, &answer)
 }
 

@@ -163,7 +163,7 @@ async fn change(
 
 /// Delete a member that is no relay
 ///
-/// Its sessions end at once.
+/// Its sessions end at once. Its owner may do this too.
 #[utoipa::path(
     delete,
     path = "/members/{name}",
@@ -172,12 +172,13 @@ async fn change(
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn delete(
-    _: Admin,
+    caller: Caller,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
     IfMatch(expected): IfMatch,
 ) -> Answer {
+    caller.may_delete(&name)?;
     let request = Request { command: Command::DeleteMember(name), expected };
     api.control()?.write(request, query.dry_run, gone).await
 }
@@ -241,12 +242,15 @@ async fn configuration(
         ViaRelay::Always => model::ViaRelay::Always,
         ViaRelay::Needed => model::ViaRelay::Needed,
     };
-    let mut states = api.control()?.writer.states();
+    let control = api.control()?;
+    let mut states = control.writer.states();
     let mut state = states.borrow_and_update().clone();
     let first = rendered(state.clone(), name.clone(), via, text).await?;
     if !known.has(&first.tag) || wait.is_zero() {
         return Ok(first.answer(&known));
     }
+    // Who asks for itself will also do what is said then.
+    let _following = caller.owns(&name).then(|| control.followers.follow(name.clone()));
     let other = async {
         loop {
             // The writer has ended: the client may ask the next process.
@@ -326,7 +330,7 @@ impl Rendered {
 }
 
 /// Whether text is wanted rather than JSON: it is named, and JSON is not.
-fn wants_text(headers: &HeaderMap) -> bool {
+pub(super) fn wants_text(headers: &HeaderMap) -> bool {
     let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     accepted.contains("text/plain") && !accepted.contains("application/json")
 }

@@ -8,18 +8,30 @@ use std::{
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{ConfigError, Fault, parse_error, read_with};
-use crate::store::EtcdOptions;
+use crate::{netmaker, store::EtcdOptions};
 
 /// `[control]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Control {
     /// Where the members come from.
     pub source: Source,
     /// Where they are kept, if they come from the store.
     pub store: StoreConfig,
+    /// After how many seconds hosts that follow their configuration move away from a relay that is gone, if the store is
+    /// etcd; 0 for never.
+    pub failover_seconds: u64,
+    /// The Netmaker server, if they come from one.
+    pub netmaker: Option<netmaker::Options>,
     /// The API over TCP, if it is wanted there.
     pub api: Option<ApiConfig>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        let (source, store) = (Source::default(), StoreConfig::default());
+        Self { source, store, failover_seconds: 10, netmaker: None, api: None }
+    }
 }
 
 /// Where the members come from.
@@ -31,6 +43,8 @@ pub enum Source {
     File,
     /// They are in the control plane's store.
     Store,
+    /// They are the hosts of a Netmaker server.
+    Netmaker,
 }
 
 /// `[control.store]`
@@ -95,8 +109,19 @@ impl Control {
             }
             (StoreKind::Etcd, Some(etcd)) => check_etcd(etcd)?,
         }
+        match (self.source, &self.netmaker) {
+            (Source::Netmaker, None) => {
+                return Err(("source", "say in [control.netmaker] how to reach the server".into()));
+            }
+            (Source::File | Source::Store, Some(_)) => {
+                let reason =
+                    "a Netmaker server is described but not used: set `source = \"netmaker\"` in [control]";
+                return Err(("control.netmaker", reason.into()));
+            }
+            _ => {}
+        }
         match &self.api {
-            Some(_) if self.source == Source::File => {
+            Some(_) if self.source != Source::Store => {
                 let reason =
                     "nobody could use it: tokens are in the store, so set `source = \"store\"` in [control]";
                 Err(("control.api", reason.into()))

@@ -124,15 +124,19 @@ fn updates(ops: &[Op]) -> Vec<DeviceUpdate> {
                     }
                 }
                 builder = endpoint.iter().copied().fold(builder, PeerConfigBuilder::set_endpoint);
-                builder =
-                    keepalive.iter().copied().fold(builder, PeerConfigBuilder::set_persistent_keepalive_interval);
+                builder = keepalive
+                    .iter()
+                    .copied()
+                    .fold(builder, PeerConfigBuilder::set_persistent_keepalive_interval);
                 (*public_key, builder)
             }
         };
-        match updates.last_mut() {
-            Some((builders, keys)) if builders.len() < AT_ONCE && keys.insert(key) => builders.push(builder),
-            _ => updates.push((vec![builder], [key].into())),
+        if updates.last().is_none_or(|(builders, keys)| builders.len() == AT_ONCE || keys.contains(&key)) {
+            updates.push(<_>::default());
         }
+        let (builders, keys) = updates.last_mut().expect("there is one");
+        builders.push(builder);
+        keys.insert(key);
     }
     updates.into_iter().map(|(builders, _)| DeviceUpdate::new().add_peers(&builders)).collect()
 }

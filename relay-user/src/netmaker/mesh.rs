@@ -11,8 +11,9 @@ use super::{
     Relayed,
     answers::{Host, Node},
 };
-use crate::members::{
-    Member, MemberId, Members, MembersError, OtherRelay, Place, Policy, PublicKey, unusable,
+use crate::{
+    config::Config,
+    members::{Member, MemberId, Members, MembersError, OtherRelay, Place, Policy, PublicKey, unusable},
 };
 
 /// What the relay knows of itself.
@@ -26,6 +27,20 @@ pub struct Us {
     pub relays: Vec<OtherRelay>,
     /// Where others reach it.
     pub endpoints: Vec<SocketAddr>,
+}
+
+impl Us {
+    /// As a configuration has it; an error says what is wrong there.
+    pub fn of(config: &Config, relay_key: PublicKey) -> Result<Self, String> {
+        let members = config.members(relay_key).map_err(|(_, reason)| reason)?;
+        let relay = &config.relay;
+        Ok(Self {
+            relay_key,
+            policy: members.policy(),
+            relays: members.relays().cloned().collect(),
+            endpoints: relay.addresses.iter().map(|&address| SocketAddr::new(address, relay.port)).collect(),
+        })
+    }
 }
 
 /// Why something of the answers is not used.

@@ -17,9 +17,9 @@ use tracing::{info, warn};
 use super::{
     Options,
     answers::{Host, Node},
-    client::{Client, NetmakerError},
     endpoint::{Endpoint, Override, Step, step},
     mesh::{LeftOut, Mesh, Reason, Us},
+    server::{NetmakerError, Server},
 };
 use crate::{members::Members, model::UnixTime, state_file, store::unix_time};
 
@@ -81,7 +81,7 @@ struct Kept {
 pub struct Source {
     options: Options,
     us: Us,
-    client: Client,
+    server: Server,
     state_file: PathBuf,
     kept: Kept,
     /// When the state file was written.
@@ -95,17 +95,17 @@ impl Source {
     /// Begins with what the state file has from an earlier run, and asks nothing yet. The members are known as far as they
     /// were then; whoever holds the receiver hears of every change.
     pub fn open(options: Options, us: Us, state_file: PathBuf) -> Result<(Self, watch::Receiver<Latest>)> {
-        let client = Client::new(&options)?;
-        let server = options.url.to_string();
+        let server = Server::new(&options)?;
+        let url = options.url.to_string();
         let kept = match state_file::read(&state_file)?.unwrap_or_default() {
-            kept if kept.server == server => kept,
+            kept if kept.server == url => kept,
             // What was done to endpoints there is to be undone even if only the URL is another.
-            Kept { overrides, .. } => Kept { server: server.clone(), overrides, ..Kept::default() },
+            Kept { overrides, .. } => Kept { server: url.clone(), overrides, ..Kept::default() },
         };
-        let state = State { server, ..State::default() };
+        let state = State { server: url, ..State::default() };
         let (latest, receiver) = watch::channel(Latest { members: Arc::default(), state });
         let mut this =
-            Self { options, us, client, state_file, kept, written: None, unreadable: Vec::new(), latest };
+            Self { options, us, server, state_file, kept, written: None, unreadable: Vec::new(), latest };
         this.take_over(this.kept.clone())
             .context("take over the last good answers of the Netmaker server")?;
         Ok((this, receiver))
@@ -144,7 +144,7 @@ impl Source {
     }
 
     async fn ask_and_take_over(&mut self) -> Result<(), NetmakerError> {
-        let fetched = self.client.fetch(&self.options.networks).await?;
+        let fetched = self.server.fetch(&self.options.networks).await?;
         if fetched.hosts.is_empty() {
             return Err(NetmakerError::Empty("hosts"));
         }
@@ -271,7 +271,7 @@ impl Source {
     async fn put(&mut self, id: &str, host: &Value) -> Result<()> {
         // What was there before must be known whatever happens to us now.
         state_file::write(&self.state_file, &self.kept)?;
-        let result = self.client.put_host(id, host).await;
+        let result = self.server.put_host(id, host).await;
         let mut record = self.kept.overrides.remove(id);
         match &result {
             Ok(()) => record.iter_mut().for_each(Override::accepted),

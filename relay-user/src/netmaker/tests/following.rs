@@ -324,9 +324,9 @@ async fn what_is_wrong_with_the_options_is_said() {
     };
     toml::from_str::<Options>(&good).unwrap();
     for (from, to, words) in [
-        ("https://", "http://", "plain HTTP"),
-        ("https://", "ftp://", "https URL"),
-        ("https://", "https://user:pass@", "credentials belong in files"),
+        ("https://", "http://", "use https"),
+        ("https://", "ftp://", "ftp is not spoken"),
+        ("https://", "https://user:pass@", "no user and password"),
         ("https://api", "api", "relative URL"),
         ("token_file = 'DIR/secret'", "", "give one of token_file"),
         ("token_file", "user = 'ann'\ntoken_file", "give one of token_file"),

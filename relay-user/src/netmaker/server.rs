@@ -4,19 +4,17 @@ use std::{path::PathBuf, sync::Mutex, time::Duration};
 
 use anyhow::{Context as _, Result};
 use reqwest::{
-    Certificate, Method, StatusCode, Url,
+    Method, StatusCode, Url,
     header::{AUTHORIZATION, HeaderValue},
-    redirect,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Credentials, Options, answers};
+use crate::client;
 
 /// How long the server may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long it may take to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many bytes an answer may have: some 100,000 hosts.
 const ANSWER_BYTES: usize = 256 << 20;
 /// How many characters of a server's own words are passed on.
@@ -60,7 +58,7 @@ impl NetmakerError {
 }
 
 /// A connection to the server's API.
-pub struct Client {
+pub struct Server {
     http: reqwest::Client,
     url: Url,
     credentials: Credentials,
@@ -76,29 +74,20 @@ pub struct Fetched {
     pub nodes: Vec<(String, Vec<Value>)>,
 }
 
-impl Client {
+impl Server {
     /// Asks by these options, which have been checked.
     pub fn new(options: &Options) -> Result<Self> {
-        // An error means that another part of the process has chosen one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            // Whoever redirects us would get to see our credentials.
-            .redirect(redirect::Policy::none());
+        let mut http = client::builder().timeout(TIMEOUT);
         if let Some(file) = &options.ca_file {
-            let pem = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .with_context(|| format!("{} holds no PEM certificates", file.display()))?;
-            http = http.tls_certs_only(certificates);
+            http = http.tls_certs_only(client::certificates(file)?);
         }
         let http = http.build().context("make an HTTP client")?;
-        let mut url = options.url.clone();
-        // Paths are appended.
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
-        }
-        Ok(Self { http, url, credentials: options.credentials().clone(), bearer: Mutex::default() })
+        Ok(Self {
+            http,
+            url: options.url.clone(),
+            credentials: options.credentials().clone(),
+            bearer: Mutex::default(),
+        })
     }
 
     /// Asks for hosts and nodes.
@@ -183,7 +172,7 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let broken = |error: reqwest::Error| NetmakerError::Unreachable(chain(&error));
+        let broken = |error: reqwest::Error| NetmakerError::Unreachable(client::innermost(&error));
         let mut response = request.send().await.map_err(broken)?;
         let (status, mut bytes) = (response.status(), Vec::new());
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
@@ -233,15 +222,4 @@ fn read_secret(file: &PathBuf) -> Result<String, NetmakerError> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| NetmakerError::Secret(format!("read {}: {error}", file.display())))?;
     Ok(text.trim().to_owned())
-}
-
-/// An error with its causes. Of its own it names the URL, which holds no secrets.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
