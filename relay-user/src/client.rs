@@ -21,6 +21,8 @@ use crate::api::problem::{self, Problem};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How often it is seen whether the other side of an idle connection is still there.
+const KEEPALIVE: Duration = Duration::from_secs(3);
 /// How long an answer may take, unless the request says otherwise.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -290,7 +292,9 @@ pub(crate) fn builder() -> reqwest::ClientBuilder {
     // An error means that another part of the process has chosen one already.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
     // Whoever redirects us would get to see our credentials.
-    reqwest::Client::builder().connect_timeout(CONNECT).redirect(Policy::none())
+    let builder = reqwest::Client::builder().connect_timeout(CONNECT).redirect(Policy::none());
+    // Some answers take long: a host that has vanished meanwhile is noticed.
+    builder.tcp_keepalive(KEEPALIVE).tcp_keepalive_interval(KEEPALIVE).tcp_keepalive_retries(2)
 }
 
 /// The URL that paths are joined to.

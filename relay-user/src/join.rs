@@ -120,8 +120,14 @@ pub async fn join(options: Join, shutdown: impl Future<Output = ()>) -> Result<(
             options.interface
         ),
     };
-    if let Some(key) = key {
-        enrol(&mut member, key, &options).await?;
+    if let Some(key) = key
+        && let Err(error) = enrol(&mut member, key, &options).await
+    {
+        // As after a reboot, when the control plane is not there (yet).
+        if !(member.is_enrolled() && error.downcast_ref().is_some_and(ClientError::is_temporary)) {
+            return Err(error);
+        }
+        tracing::warn!("{error:#}; the host goes on as the member that it is");
     }
     let mut device = Device::new(&options.interface, netlink);
     let stop = CancellationToken::new();

@@ -38,12 +38,13 @@ pub struct Tools {
 }
 
 /// Programs of the lab and the Debian packages that they come in.
-const LAB: [(&str, &str); 9] = [
+const LAB: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("ping", "iputils-ping"),
+    ("curl", "curl"),
     ("iperf3", "iperf3"),
     ("ethtool", "ethtool"),
     ("conntrack", "conntrack"),

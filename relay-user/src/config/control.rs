@@ -298,4 +298,34 @@ listen = "127.0.0.1:9586"
         let plain = "[control]\nsource = \"store\"\n[control.api]\nlisten = \"[::1]:9587\"";
         assert!(ServeConfig::parse(plain).is_ok(), "plain HTTP is good enough for this host itself");
     }
+
+    const NETMAKER: &str = r#"
+[control]
+source = "netmaker"
+failover_seconds = 0
+
+[control.netmaker]
+url = "https://api.nm.example.com"
+token_file = "/etc/wgrelay/netmaker-token"
+relayed = { hosts = ["b"] }
+"#;
+
+    #[test]
+    fn a_netmaker_server_is_described_if_and_only_if_it_is_the_source() {
+        let control = ServeConfig::parse(NETMAKER).unwrap().control;
+        assert_eq!((control.source, control.failover_seconds), (Source::Netmaker, 0));
+        assert_eq!(control.netmaker.unwrap().url.as_str(), "https://api.nm.example.com/");
+        for (from, to, part) in [
+            ("\"netmaker\"", "\"store\"", "source = \"netmaker\""),
+            ("url = \"https:", "url = \"http:", "use https"),
+            ("token_file", "tokens", "unknown field"),
+            ("\"b\"", "", "nobody would be relayed"),
+        ] {
+            let (span, reason) = ServeConfig::parse(&NETMAKER.replacen(from, to, 1)).expect_err(to);
+            assert!(reason.contains(part), "{from} → {to}: {reason}");
+            assert!(span.is_some(), "{from} → {to}: it has a place");
+        }
+        let (_, reason) = ServeConfig::parse("[control]\nsource = \"netmaker\"").unwrap_err();
+        assert!(reason.contains("[control.netmaker]"), "{reason}");
+    }
 }

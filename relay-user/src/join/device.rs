@@ -49,14 +49,14 @@ impl Device {
         for update in updates(&ops) {
             handle.apply(update).await?;
         }
+        member.set_applied(configuration)?;
+        let (link, loops) = Link::wanted(&configuration.addresses, &wanted);
+        let unrouted = self.netlink.set_link(&self.interface, configuration.mtu, &link).await?;
+        self.complain(&loops, unrouted);
         if !ops.is_empty() {
             let removed = ops.iter().filter(|op| matches!(op, Op::Remove(_))).count();
             info!(peers = wanted.len(), removed, set = ops.len() - removed, "peers are as configured");
         }
-        member.set_applied(&wanted)?;
-        let (link, loops) = Link::wanted(&configuration.addresses, &wanted);
-        let unrouted = self.netlink.set_link(&self.interface, configuration.mtu, &link).await?;
-        self.complain(&loops, unrouted);
         Ok(())
     }
 

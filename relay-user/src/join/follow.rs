@@ -26,7 +26,7 @@ const PAUSES: (u64, u64) = (500, 30_000);
 /// The configuration that was last heard of.
 struct Heard {
     configuration: Configuration,
-    tag: Option<HeaderValue>,
+    tag: HeaderValue,
 }
 
 /// Makes the interface what its configuration says, and with `watch` does so again whenever it changes, until `stop`. What
@@ -40,27 +40,30 @@ pub(super) async fn follow(
     let clients = member.clients()?;
     let name = member.name().context("it has joined")?.clone();
     let path = format!("/v1/members/{name}/configuration?via_relay={}", member.via_relay().word());
+    // One place is asked as long as it answers, then the next.
+    let mut places = clients.iter().cycle();
+    let mut client = places.next().context("no API is known: give one with --api")?;
     let mut heard: Option<Heard> = None;
+    let mut complaint = String::new();
     let mut failures = 0;
     loop {
-        // One place after another is asked, as long as they fail.
-        let client =
-            clients.get(failures % clients.len().max(1)).context("no API is known: give one with --api")?;
         let Some(answer) = stop.run_until_cancelled(ask(client, &path, heard.as_ref())).await else {
             return Ok(());
         };
+        // Not interrupted: what was begun at the interface is finished.
         let result = match answer {
             Ok(news) => {
                 heard = news.or(heard);
-                let heard =
-                    heard.as_ref().context("the API said that nothing is new, but nothing was known")?;
-                // Not interrupted: what was begun at the interface is finished.
+                let heard = heard.as_ref().context("nothing was known, so it can't be the same")?;
                 device.configure(&heard.configuration, member).await
             }
-            Err(error) if !watch && (failures + 1 >= clients.len() || !error.is_temporary()) => {
-                return Err(error).context("ask for this host's configuration");
+            Err(error) => {
+                // As after a reboot: what was known then is better than nothing.
+                if let Some(known) = member.configuration().filter(|_| heard.is_none() && failures == 0) {
+                    device.configure(&known, member).await?;
+                }
+                Err(error.into())
             }
-            Err(error) => Err(error.into()),
         };
         match result {
             Ok(()) if !watch => return Ok(()),
@@ -69,18 +72,22 @@ pub(super) async fn follow(
                     info!("the configuration is followed again");
                 }
                 failures = 0;
+                complaint.clear();
             }
-            Err(error) if !watch && error.downcast_ref::<ClientError>().is_none() => return Err(error),
             Err(error) => {
-                // The first tells; the others would only repeat it.
-                if failures == 0 {
-                    warn!("{error:#}; the interface stays as it is, and it is tried again");
-                }
                 failures += 1;
-                let around = clients.len().max(1);
-                // The next place at once, and a pause after all of them.
-                if failures % around == 0 {
-                    let pause = pause(failures / around, rand::random_range(0.5..1.0));
+                let around = failures % clients.len() == 0;
+                if !watch && (around || !is_temporary(&error)) {
+                    return Err(error.context("follow this host's configuration"));
+                }
+                let said = format!("{error:#}");
+                if said != complaint {
+                    warn!("{said}; the interface stays as it is, and it is tried again");
+                    complaint = said;
+                }
+                client = places.next().expect("it goes round");
+                if around {
+                    let pause = pause(failures / clients.len(), rand::random_range(0.5..1.0));
                     if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                         return Ok(());
                     }
@@ -90,21 +97,27 @@ pub(super) async fn follow(
     }
 }
 
+fn is_temporary(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ClientError>().is_some_and(ClientError::is_temporary)
+}
+
 /// Asks for the configuration; `None` if it is still the one that was heard.
 async fn ask(client: &Client, path: &str, heard: Option<&Heard>) -> Result<Option<Heard>, ClientError> {
-    let mut request = match heard {
-        Some(_) => client.request(Method::GET, &format!("{path}&wait={WAIT}"))?,
+    let request = match heard {
+        Some(heard) => client
+            .request(Method::GET, &format!("{path}&wait={WAIT}"))?
+            .header(IF_NONE_MATCH, &heard.tag)
+            .timeout(Duration::from_secs(WAIT) + LATE),
         None => client.request(Method::GET, path)?,
     };
-    request = request.timeout(Duration::from_secs(WAIT) + LATE);
-    if let Some(tag) = heard.and_then(|heard| heard.tag.clone()) {
-        request = request.header(IF_NONE_MATCH, tag);
-    }
     let response = client.send(request).await?;
     if response.status() == StatusCode::NOT_MODIFIED {
         return Ok(None);
     }
-    let tag = response.headers().get(ETAG).cloned();
+    let Some(tag) = response.headers().get(ETAG).cloned() else {
+        let reason = "it has no ETag".to_owned();
+        return Err(ClientError::Garbled { place: client.place().to_string(), reason });
+    };
     let configuration = client.read(response).await?;
     Ok(Some(Heard { configuration, tag }))
 }

@@ -1,11 +1,15 @@
 //! Addresses, routes and MTU of the interface.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::{
+    AddressFamily,
     address::{AddressAttribute, AddressMessage, AddressScope},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType},
 };
@@ -86,10 +90,10 @@ impl Netlink {
         let addresses = messages.into_iter().filter_map(|message| Some((address(&message, index)?, message)));
         let addresses = addresses.collect();
         let mut routes = Vec::new();
-        let every = |nets: [&str; 2]| nets.map(|net| net.parse::<IpNet>().expect("it is a prefix"));
-        for family in every(["0.0.0.0/0", "::/0"]) {
-            let messages: Vec<_> =
-                answered(self.handle.route().get(route(0, family)).execute().try_collect()).await?;
+        let every =
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
+        for family in every {
+            let messages: Vec<_> = answered(self.handle.route().get(family).execute().try_collect()).await?;
             routes
                 .extend(messages.into_iter().filter_map(|message| Some((range(&message, index)?, message))));
         }
@@ -104,11 +108,11 @@ struct Present {
 }
 
 fn route(index: u32, range: IpNet) -> RouteMessage {
-    let route = RouteMessageBuilder::<IpAddr>::new()
+    RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(range.addr(), range.prefix_len())
-        .expect("the length is that of its family");
-    let route = if index == 0 { route } else { route.output_interface(index) };
-    route.build()
+        .expect("the length is that of its family")
+        .output_interface(index)
+        .build()
 }
 
 /// The address that a message is about, if somebody gave it to the interface.
@@ -146,8 +150,8 @@ fn range(message: &RouteMessage, index: u32) -> Option<IpNet> {
         _ => None,
     });
     let default = match header.address_family {
-        netlink_packet_route::AddressFamily::Inet => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        _ => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     IpNet::new(destination.unwrap_or(default), header.destination_prefix_length).ok()
 }

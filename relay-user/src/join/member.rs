@@ -13,6 +13,7 @@ use wireguard_control::Key;
 
 use super::{Join, ViaRelay, Wanted};
 use crate::{
+    api::shape::Configuration,
     client::{Client, ClientError, Place},
     members::PublicKey,
     model::{Credential, Name, Secret},
@@ -39,7 +40,7 @@ struct Kept {
     /// Its owner's secret, drawn before anybody is told of it.
     owner: Option<String>,
     /// What the interface was last made to be.
-    applied: Vec<Wanted>,
+    applied: Option<Configuration>,
 }
 
 const KEY: &str = "private.key";
@@ -143,16 +144,22 @@ impl Member {
     }
 
     /// What the interface was last made to be.
+    pub(super) fn configuration(&self) -> Option<Configuration> {
+        self.kept.applied.clone()
+    }
+
+    /// The peers that it was last made to have.
     pub(super) fn applied(&self) -> BTreeMap<PublicKey, Wanted> {
-        self.kept.applied.iter().map(|peer| (peer.public_key, peer.clone())).collect()
+        let peers = self.kept.applied.iter().flat_map(|applied| &applied.peers);
+        peers.map(|peer| (peer.public_key, Wanted::from(peer))).collect()
     }
 
     /// The interface is this now.
-    pub(super) fn set_applied(&mut self, applied: &[Wanted]) -> Result<()> {
-        if self.kept.applied == applied {
+    pub(super) fn set_applied(&mut self, applied: &Configuration) -> Result<()> {
+        if self.kept.applied.as_ref() == Some(applied) {
             return Ok(());
         }
-        self.kept.applied = applied.to_vec();
+        self.kept.applied = Some(applied.clone());
         self.keep()
     }
 

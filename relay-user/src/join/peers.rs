@@ -14,15 +14,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
-use crate::{members::PublicKey, model::base64_key};
+use crate::members::PublicKey;
 
 /// What a peer is to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Its key.
-    #[serde(with = "base64_key")]
     pub public_key: PublicKey,
     /// Where it is to be reached at first; `None` if it comes to us.
     pub endpoint: Option<SocketAddr>,
