@@ -43,7 +43,10 @@ async fn with_socket(
     let mut tasks = JoinSet::new();
     serve_on(&mut tasks, unix, tcp, None, Some(control), &stop);
     let failover = plane.fail_over(config.control.failover_seconds, stop.clone());
-    tasks.spawn(async { Ok(failover.await) });
+    tasks.spawn(async {
+        failover.await;
+        Ok(())
+    });
     info!(socket = %socket.display(), listen = listen.map(|address| address.to_string()), "ready: serving");
     let failed = tokio::select! {
         () = shutdown => None,

@@ -163,7 +163,8 @@ fn a_key_that_is_none_or_anothers_costs_that_host_alone() {
         left_out("node n-h-mesh of network mesh", Reason::NoHost),
     ];
     let mut found = mesh.left_out;
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
 }
 

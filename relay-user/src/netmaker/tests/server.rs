@@ -64,26 +64,24 @@ fn error(status: u16, message: &str) -> Response {
     (status, Json(json!({"Code": status.as_u16(), "Message": message, "Response": null}))).into_response()
 }
 
-fn let_in(inside: &Inside, headers: &HeaderMap) -> Result<(), Response> {
+/// Why somebody does not get what they ask for.
+fn refusal(inside: &Inside, headers: &HeaderMap) -> Option<Response> {
     if let Some((status, message)) = &inside.broken {
-        return Err(error(*status, message));
+        return Some(error(*status, message));
     }
     let shown = headers.get("authorization").and_then(|value| value.to_str().ok());
-    if shown == Some(&format!("Bearer {}", inside.token)) {
-        Ok(())
-    } else {
-        Err(error(401, "W1R3: Unauthorized, Invalid Token Processed."))
-    }
+    let known = shown == Some(&format!("Bearer {}", inside.token));
+    (!known).then(|| error(401, "W1R3: Unauthorized, Invalid Token Processed."))
 }
 
 async fn hosts_route(State(inside): State<Shared>, headers: HeaderMap) -> Response {
     let inside = inside.lock().unwrap();
-    let_in(&inside, &headers).map_or_else(|no| no, |()| Json(inside.hosts.clone()).into_response())
+    refusal(&inside, &headers).unwrap_or_else(|| Json(inside.hosts.clone()).into_response())
 }
 
 async fn nodes_route(State(inside): State<Shared>, headers: HeaderMap) -> Response {
     let inside = inside.lock().unwrap();
-    let_in(&inside, &headers).map_or_else(|no| no, |()| Json(inside.nodes.clone()).into_response())
+    refusal(&inside, &headers).unwrap_or_else(|| Json(inside.nodes.clone()).into_response())
 }
 
 async fn network_route(
@@ -92,14 +90,11 @@ async fn network_route(
     headers: HeaderMap,
 ) -> Response {
     let inside = inside.lock().unwrap();
-    if let Err(no) = let_in(&inside, &headers) {
-        return no;
-    }
     let nodes = inside.nodes.as_array().cloned().unwrap_or_default();
     let of_network: Vec<Value> = nodes.into_iter().filter(|node| node["network"] == *network).collect();
     // Go prints an empty slice like this.
     let answer = if of_network.is_empty() { Value::Null } else { Value::Array(of_network) };
-    Json(answer).into_response()
+    refusal(&inside, &headers).unwrap_or_else(|| Json(answer).into_response())
 }
 
 async fn put_route(
@@ -109,7 +104,7 @@ async fn put_route(
     Json(host): Json<Value>,
 ) -> Response {
     let mut inside = inside.lock().unwrap();
-    if let Err(no) = let_in(&inside, &headers) {
+    if let Some(no) = refusal(&inside, &headers) {
         return no;
     }
     assert_eq!(host["id"], *id, "the host goes by the id in the body");
