@@ -41,6 +41,7 @@ impl FromRequestParts<Api> for Source {
     path = "/enrol",
     tag = "enrolment",
     security(()),
+    request_body = Enrol,
     responses((status = 201, body = EnrolAnswer), (status = 200, body = EnrolAnswer, description = "A known host"))
 )]
 async fn enrol(source: Source, State(api): State<Api>, Body(enrol): Body<Enrol>) -> Answer {

@@ -92,6 +92,11 @@ impl FromRequestParts<Api> for IfMatch {
 pub(super) struct IfNoneMatch(Vec<String>);
 
 impl IfNoneMatch {
+    /// Whether it stands for any.
+    pub(super) fn is_any(&self) -> bool {
+        self.0.iter().any(|given| given == "*")
+    }
+
     /// Whether it has this one.
     pub(super) fn has(&self, tag: &str) -> bool {
         self.0.iter().any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)
@@ -119,6 +124,9 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<String>, &'static 
             }
             tags.push(tag.to_owned());
         }
+    }
+    if tags.is_empty() && headers.contains_key(name) {
+        return Err("there is no ETag in it");
     }
     Ok(tags)
 }

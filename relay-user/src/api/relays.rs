@@ -12,6 +12,7 @@ use super::{
     auth::{Admin, Reader},
     extract::{Body, IfMatch, IfNoneMatch, Path, Query},
     problem::Problem,
+    schema,
     shape::{DryRun, NewRelay, OrDryRun, Relay, RelayChange, RelayHosts, RelayedHost, memberships},
     write::{Answer, Change, created, gone, list, missing, record, record_unless, told},
 };
@@ -23,15 +24,15 @@ use crate::{
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(all, create))
-        .routes(routes!(one, change, delete))
-        .routes(routes!(hosts, add_hosts, release_all))
-        .routes(routes!(release))
+        .routes(routes!(list_relays, create_relay))
+        .routes(routes!(show_relay, change_relay, delete_relay))
+        .routes(routes!(list_relayed_hosts, relay_hosts, release_hosts))
+        .routes(routes!(release_host))
 }
 
 /// List the relays
 #[utoipa::path(get, path = "/relays", tag = "relays", responses((status = 200, body = Vec<Relay>)))]
-async fn all(_: Reader, State(api): State<Api>) -> Answer {
+async fn list_relays(_: Reader, State(api): State<Api>) -> Answer {
     let control = api.control()?;
     let alive = control.alive.borrow().clone();
     list(control.writer.state(), move |state| {
@@ -49,9 +50,10 @@ async fn all(_: Reader, State(api): State<Api>) -> Answer {
     path = "/relays",
     tag = "relays",
     params(Change),
+    request_body = NewRelay,
     responses((status = 201, body = Relay), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn create(
+async fn create_relay(
     _: Admin,
     State(api): State<Api>,
     Query(query): Query<Change>,
@@ -129,10 +131,10 @@ fn new_member(
     get,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path)),
+    params(("name" = Name, Path), ("If-None-Match" = schema::ETags, Header)),
     responses((status = 200, body = Relay))
 )]
-async fn one(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
+async fn show_relay(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
     let control = api.control()?;
     let relay = control.shown(&control.writer.state(), &name)?;
     record_unless(&known, relay.revision, &relay)
@@ -143,10 +145,11 @@ async fn one(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: I
     put,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    request_body = RelayChange,
     responses((status = 200, body = OrDryRun<Relay>))
 )]
-async fn change(
+async fn change_relay(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
@@ -178,10 +181,10 @@ struct Deletion {
     delete,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path), Deletion, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Deletion, ("If-Match" = schema::ETag, Header)),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn delete(
+async fn delete_relay(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
@@ -200,7 +203,7 @@ struct Page {
     /// Those behind this name, for the next page.
     after: Option<Name>,
     /// At most so many.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 4294967295u64)]
     limit: Option<u32>,
 }
 
@@ -212,7 +215,7 @@ struct Page {
     params(("name" = Name, Path), Page),
     responses((status = 200, body = Vec<RelayedHost>))
 )]
-async fn hosts(
+async fn list_relayed_hosts(
     _: Reader,
     State(api): State<Api>,
     Path(name): Path<Name>,
@@ -253,10 +256,11 @@ async fn hosts(
     post,
     path = "/relays/{name}/hosts",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    request_body = RelayHosts,
     responses((status = 200, body = OrDryRun<Relay>))
 )]
-async fn add_hosts(
+async fn relay_hosts(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
@@ -273,10 +277,10 @@ async fn add_hosts(
     delete,
     path = "/relays/{name}/hosts",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn release_all(
+async fn release_hosts(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
@@ -292,10 +296,10 @@ async fn release_all(
     delete,
     path = "/relays/{name}/hosts/{host}",
     tag = "relays",
-    params(("name" = Name, Path), ("host" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), ("host" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn release(
+async fn release_host(
     _: Admin,
     State(api): State<Api>,
     Path((name, host)): Path<(Name, Name)>,

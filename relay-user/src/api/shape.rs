@@ -126,6 +126,7 @@ pub struct Enrolled {
     /// The enrolment key's id.
     pub key: Name,
     /// When, in seconds since 1970-01-01 UTC.
+    #[schema(value_type = u64)]
     pub at: UnixTime,
 }
 
@@ -305,6 +306,7 @@ pub struct EnrolmentKey {
     /// How many may still join, if that is limited.
     pub uses_left: Option<u32>,
     /// From when on it is of no use, in seconds since 1970-01-01 UTC.
+    #[schema(value_type = Option<u64>)]
     pub expires: Option<UnixTime>,
     /// When it was last changed; also its ETag.
     pub revision: u64,
@@ -352,6 +354,7 @@ pub struct Token {
     /// What it allows.
     pub role: Role,
     /// From when on it is of no use, in seconds since 1970-01-01 UTC.
+    #[schema(value_type = Option<u64>)]
     pub expires: Option<UnixTime>,
     /// When it was last changed; also its ETag.
     pub revision: u64,
@@ -544,6 +547,17 @@ impl From<model::Consequence> for Consequence {
             model::Consequence::Changed(key) => Self::Changed { record: key.to_string() },
         }
     }
+}
+
+/// A server-sent event of the change stream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ChangeEvent {
+    /// `changed`.
+    pub event: String,
+    /// The state's revision.
+    pub id: String,
+    /// What has changed, as JSON: see `Changed`.
+    pub data: String,
 }
 
 /// What has changed.
