@@ -8,11 +8,10 @@ use super::{
     auth::{Admin, KeyMaker, Reader},
     extract::{Body, IfMatch, IfNoneMatch, Path, Query},
     problem::Problem,
-    schema,
     shape::{DryRun, EnrolmentKey, KeyWithSecret, NewEnrolmentKey},
     write::{Answer, Change, created, draw, draw_id, expiry, gone, list, missing, record_unless},
 };
-use crate::model::{self, Command, Credential, Key, Name, Request};
+use crate::model::{self, Command, Credential, Key, Name};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_keys, create_key)).routes(routes!(show_key, delete_key))
@@ -66,7 +65,7 @@ async fn create_key(
     get,
     path = "/keys/{id}",
     tag = "enrolment",
-    params(("id" = Name, Path), ("If-None-Match" = schema::ETags, Header)),
+    params(("id" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = EnrolmentKey))
 )]
 async fn show_key(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
@@ -81,7 +80,7 @@ async fn show_key(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known
     delete,
     path = "/keys/{id}",
     tag = "enrolment",
-    params(("id" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("id" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn delete_key(
@@ -89,9 +88,9 @@ async fn delete_key(
     State(api): State<Api>,
     Path(id): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
-    let request = Request { command: Command::DeleteKey(id), expected };
+    let request = if_match.request(&api, Command::DeleteKey(id))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 

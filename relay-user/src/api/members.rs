@@ -20,11 +20,10 @@ use super::{
     auth::{Admin, Caller, Reader},
     extract::{Body, IfMatch, IfNoneMatch, Path, Query},
     problem::Problem,
-    schema,
     shape::{Configuration, DryRun, Member, MemberChange, MemberWithOwner, NewMember, OrDryRun},
     write::{Answer, Change, aside, created, draw, gone, list, missing, record, record_unless},
 };
-use crate::model::{self, Command, Credential, Key, Name, Request, Secret, State as Records};
+use crate::model::{self, Command, Credential, Key, Name, Secret, State as Records};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_members, create_member)).routes(routes!(
@@ -124,7 +123,7 @@ async fn create_member(
     get,
     path = "/members/{name}",
     tag = "members",
-    params(("name" = Name, Path), ("If-None-Match" = schema::ETags, Header)),
+    params(("name" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Member))
 )]
 async fn show_member(
@@ -145,7 +144,7 @@ async fn show_member(
     patch,
     path = "/members/{name}",
     tag = "members",
-    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     request_body = MemberChange,
     responses((status = 200, body = OrDryRun<MemberWithOwner>))
 )]
@@ -154,7 +153,7 @@ async fn change_member(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(change): Body<MemberChange>,
 ) -> Answer {
     let secret = if change.owner { Some(draw()?) } else { None };
@@ -164,7 +163,7 @@ async fn change_member(
         tags: change.tags,
         owner: secret.as_ref().map(Secret::hash),
     };
-    let request = Request { command: Command::ChangeMember(name.clone(), change), expected };
+    let request = if_match.request(&api, Command::ChangeMember(name.clone(), change))?;
     api.control()?
         .write(request, query.dry_run, |state| {
             let answer = with_owner(state, &name, secret)?;
@@ -180,7 +179,7 @@ async fn change_member(
     delete,
     path = "/members/{name}",
     tag = "members",
-    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn delete_member(
@@ -188,9 +187,9 @@ async fn delete_member(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
-    let request = Request { command: Command::DeleteMember(name), expected };
+    let request = if_match.request(&api, Command::DeleteMember(name))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 
@@ -228,7 +227,7 @@ enum ViaRelay {
     get,
     path = "/members/{name}/configuration",
     tag = "members",
-    params(("name" = Name, Path), Which, ("If-None-Match" = schema::ETags, Header)),
+    params(("name" = Name, Path), Which, ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, content((Configuration = "application/json"), (String = "text/plain"))))
 )]
 async fn show_configuration(

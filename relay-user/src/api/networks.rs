@@ -7,11 +7,10 @@ use super::{
     Api,
     auth::{Admin, Reader},
     extract::{Body, IfMatch, IfNoneMatch, Path, Query},
-    schema,
     shape::{DryRun, Network, NetworkChange, NewNetwork, OrDryRun},
     write::{Answer, Change, created, gone, list, missing, record, record_unless},
 };
-use crate::model::{self, Command, Key, Name, Request};
+use crate::model::{self, Command, Key, Name};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_networks, create_network)).routes(routes!(
@@ -60,7 +59,7 @@ async fn create_network(
     get,
     path = "/networks/{name}",
     tag = "networks",
-    params(("name" = Name, Path), ("If-None-Match" = schema::ETags, Header)),
+    params(("name" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Network))
 )]
 async fn show_network(
@@ -80,7 +79,7 @@ async fn show_network(
     put,
     path = "/networks/{name}",
     tag = "networks",
-    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     request_body = NetworkChange,
     responses((status = 200, body = OrDryRun<Network>))
 )]
@@ -89,11 +88,11 @@ async fn change_network(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(new): Body<NetworkChange>,
 ) -> Answer {
     let network = model::Network { name: name.clone(), ipv4: new.ipv4, ipv6: new.ipv6 };
-    let request = Request { command: Command::ChangeNetwork(network), expected };
+    let request = if_match.request(&api, Command::ChangeNetwork(network))?;
     api.control()?
         .write(request, query.dry_run, |state| {
             let network = shown(state, &name)?;
@@ -107,7 +106,7 @@ async fn change_network(
     delete,
     path = "/networks/{name}",
     tag = "networks",
-    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn delete_network(
@@ -115,9 +114,9 @@ async fn delete_network(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
-    let request = Request { command: Command::DeleteNetwork(name), expected };
+    let request = if_match.request(&api, Command::DeleteNetwork(name))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 

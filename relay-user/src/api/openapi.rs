@@ -37,7 +37,6 @@ use crate::model::{Name, Role};
         schema::Address,
         schema::Credential,
         schema::ETag,
-        schema::ETags,
         schema::Endpoint,
         schema::Ipv4,
         schema::Ipv4Prefix,

@@ -12,7 +12,6 @@ use super::{
     auth::{Admin, Reader},
     extract::{Body, IfMatch, IfNoneMatch, Path, Query},
     problem::Problem,
-    schema,
     shape::{DryRun, NewRelay, OrDryRun, Relay, RelayChange, RelayHosts, RelayedHost, memberships},
     write::{Answer, Change, created, gone, list, missing, record, record_unless, told},
 };
@@ -131,7 +130,7 @@ fn new_member(
     get,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path), ("If-None-Match" = schema::ETags, Header)),
+    params(("name" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Relay))
 )]
 async fn show_relay(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
@@ -145,7 +144,7 @@ async fn show_relay(_: Reader, State(api): State<Api>, Path(name): Path<Name>, k
     put,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     request_body = RelayChange,
     responses((status = 200, body = OrDryRun<Relay>))
 )]
@@ -154,11 +153,11 @@ async fn change_relay(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(RelayChange { addresses, port, private }): Body<RelayChange>,
 ) -> Answer {
     let relay = model::Relay { name: name.clone(), addresses, port, private };
-    let request = Request { command: Command::ChangeRelay(relay), expected };
+    let request = if_match.request(&api, Command::ChangeRelay(relay))?;
     api.control()?.write_relay(request, query.dry_run, &name).await
 }
 
@@ -181,7 +180,7 @@ struct Deletion {
     delete,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path), Deletion, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Deletion, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn delete_relay(
@@ -189,10 +188,10 @@ async fn delete_relay(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Deletion>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
     let command = Command::DeleteRelay { name, move_to: query.move_to };
-    api.control()?.write(Request { command, expected }, query.dry_run, gone).await
+    api.control()?.write(if_match.request(&api, command)?, query.dry_run, gone).await
 }
 
 /// Which of a relay's hosts.
@@ -256,7 +255,7 @@ async fn list_relayed_hosts(
     post,
     path = "/relays/{name}/hosts",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     request_body = RelayHosts,
     responses((status = 200, body = OrDryRun<Relay>))
 )]
@@ -265,11 +264,11 @@ async fn relay_hosts(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(RelayHosts { hosts, all, address }): Body<RelayHosts>,
 ) -> Answer {
     let command = Command::RelayHosts { relay: name.clone(), hosts: which(hosts, all)?, address };
-    api.control()?.write_relay(Request { command, expected }, query.dry_run, &name).await
+    api.control()?.write_relay(if_match.request(&api, command)?, query.dry_run, &name).await
 }
 
 /// Have all hosts of a relay relayed no more
@@ -277,7 +276,7 @@ async fn relay_hosts(
     delete,
     path = "/relays/{name}/hosts",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn release_hosts(
@@ -285,10 +284,10 @@ async fn release_hosts(
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
     let command = Command::ReleaseHosts { relay: name, hosts: Hosts::All };
-    api.control()?.write(Request { command, expected }, query.dry_run, gone).await
+    api.control()?.write(if_match.request(&api, command)?, query.dry_run, gone).await
 }
 
 /// Have a host relayed no more
@@ -296,7 +295,7 @@ async fn release_hosts(
     delete,
     path = "/relays/{name}/hosts/{host}",
     tag = "relays",
-    params(("name" = Name, Path), ("host" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("name" = Name, Path), ("host" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn release_host(
@@ -304,10 +303,10 @@ async fn release_host(
     State(api): State<Api>,
     Path((name, host)): Path<(Name, Name)>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
     let command = Command::ReleaseHosts { relay: name, hosts: Hosts::Named(vec![host]) };
-    api.control()?.write(Request { command, expected }, query.dry_run, gone).await
+    api.control()?.write(if_match.request(&api, command)?, query.dry_run, gone).await
 }
 
 impl Control {

@@ -8,11 +8,10 @@ use super::{
     auth::{Admin, Reader},
     extract::{Body, IfMatch, IfNoneMatch, Path, Query},
     problem::Problem,
-    schema,
     shape::{DryRun, NewToken, Token, TokenWithSecret},
     write::{Answer, Change, created, draw, draw_id, expiry, gone, list, missing, record_unless},
 };
-use crate::model::{self, Command, Credential, Key, Name, Request};
+use crate::model::{self, Command, Credential, Key, Name};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_tokens, create_token)).routes(routes!(show_token, delete_token))
@@ -61,7 +60,7 @@ async fn create_token(
     get,
     path = "/tokens/{id}",
     tag = "API",
-    params(("id" = Name, Path), ("If-None-Match" = schema::ETags, Header)),
+    params(("id" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Token))
 )]
 async fn show_token(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
@@ -76,7 +75,7 @@ async fn show_token(_: Reader, State(api): State<Api>, Path(id): Path<Name>, kno
     delete,
     path = "/tokens/{id}",
     tag = "API",
-    params(("id" = Name, Path), Change, ("If-Match" = schema::ETag, Header)),
+    params(("id" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
 async fn delete_token(
@@ -84,9 +83,9 @@ async fn delete_token(
     State(api): State<Api>,
     Path(id): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
-    let request = Request { command: Command::DeleteToken(id), expected };
+    let request = if_match.request(&api, Command::DeleteToken(id))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 
