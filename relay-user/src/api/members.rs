@@ -52,7 +52,7 @@ struct Filter {
     /// Those behind this name, for the next page.
     after: Option<Name>,
     /// At most so many.
-    #[param(minimum = 0, maximum = 4294967295u64)]
+    #[param(value_type = Option<u64>, minimum = 0, maximum = 4294967295u64)]
     limit: Option<u32>,
 }
 

@@ -202,7 +202,7 @@ struct Page {
     /// Those behind this name, for the next page.
     after: Option<Name>,
     /// At most so many.
-    #[param(minimum = 0, maximum = 4294967295u64)]
+    #[param(value_type = Option<u64>, minimum = 0, maximum = 4294967295u64)]
     limit: Option<u32>,
 }
 

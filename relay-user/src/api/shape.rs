@@ -304,6 +304,7 @@ pub struct EnrolmentKey {
     /// Tags that they get.
     pub tags: Vec<Name>,
     /// How many may still join, if that is limited.
+    #[schema(value_type = Option<u64>)]
     pub uses_left: Option<u32>,
     /// From when on it is of no use, in seconds since 1970-01-01 UTC.
     #[schema(value_type = Option<u64>)]
@@ -329,11 +330,11 @@ pub struct NewEnrolmentKey {
     pub tags: Vec<Name>,
     /// How many may join. Any number if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 4294967295u64)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub uses: Option<u32>,
     /// For how many seconds it is good. For ever if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 4294967295u64)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub valid_seconds: Option<u32>,
 }
 
@@ -371,7 +372,7 @@ pub struct NewToken {
     pub role: Role,
     /// For how many seconds it is good. For ever if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 4294967295u64)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub valid_seconds: Option<u32>,
 }
 

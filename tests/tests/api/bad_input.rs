@@ -92,17 +92,3 @@ async fn what_is_wrong_with_a_request_is_told() {
 
     assert_eq!(server.writer.state().revision(), before, "nothing was changed");
 }
-
-#[tokio::test]
-async fn a_store_that_fails_is_told_and_the_last_state_stays() {
-    let server = Server::with_hosts().await;
-    let local = server.local();
-    server.stop.cancel();
-    // The writer ends, and the listeners with it; who is connected already still gets an answer, or none.
-    let mut states = server.writer.states();
-    crate::soon("end of the writer", async { while states.changed().await.is_ok() {} }).await;
-    assert!(server.writer.state().member("a").is_some());
-    let refused = server.writer.write(relay_user::model::Command::Sweep).await;
-    assert_eq!(refused.err(), Some(relay_user::store::WriteError::Stopped));
-    drop(local);
-}
