@@ -18,7 +18,7 @@ use super::{
     Api,
     auth::{Caller, Reader},
     problem::Problem,
-    shape::Changed,
+    shape::{ChangeEvent, Changed},
     write::Answer,
 };
 use crate::model::State as Records;
@@ -27,7 +27,7 @@ use crate::model::State as Records;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(changes))
+    OpenApiRouter::new().routes(routes!(follow_changes))
 }
 
 /// Follow what changes, as server-sent events
@@ -38,10 +38,10 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     get,
     path = "/changes",
     tag = "API",
-    params(("Last-Event-ID" = Option<String>, Header)),
-    responses((status = 200, body = Changed, content_type = "text/event-stream"))
+    params(("Last-Event-ID" = String, Header)),
+    responses((status = 200, body = ChangeEvent, content_type = "text/event-stream"))
 )]
-async fn changes(_: Reader, caller: Caller, State(api): State<Api>, headers: HeaderMap) -> Answer {
+async fn follow_changes(_: Reader, caller: Caller, State(api): State<Api>, headers: HeaderMap) -> Answer {
     let mut states = api.control()?.writer.states();
     let busy = |_| Problem::new(503, "busy", "too many change streams at once");
     let permit = api.streams.clone().try_acquire_owned().map_err(busy)?;

@@ -44,6 +44,7 @@ impl FromRequestParts<Api> for Source {
     path = "/enrol",
     tag = "enrolment",
     security(()),
+    request_body = Enrol,
     responses(
         (status = 201, content((EnrolAnswer = "application/json"), (String = "text/plain"))),
         (

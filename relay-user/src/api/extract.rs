@@ -1,8 +1,10 @@
 //! What requests bring, with problems instead of axum's own rejections.
 
+use std::convert::Infallible;
+
 use axum::{
     Json, RequestPartsExt as _,
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    extract::{FromRequest, FromRequestParts, Request as HttpRequest, rejection::JsonRejection},
     http::{
         HeaderMap,
         header::{HeaderName, IF_MATCH, IF_NONE_MATCH},
@@ -11,8 +13,8 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Api, problem::Problem};
-use crate::model::Revision;
+use super::{Api, problem::Problem, write::etag};
+use crate::model::{Command, Request, Revision};
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
@@ -20,7 +22,7 @@ pub(super) struct Body<T>(pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+    async fn from_request(request: HttpRequest, api: &Api) -> Result<Self, Problem> {
         match Json::from_request(request, api).await {
             Ok(Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(match &rejection {
@@ -63,28 +65,35 @@ impl<T: DeserializeOwned + Send + 'static> FromRequestParts<Api> for Path<T> {
     }
 }
 
-/// The revision that the record must still have, if the caller cares. `*` asks for any, which is what all changes of a
-/// record do by themselves.
-pub(super) struct IfMatch(pub(super) Option<Revision>);
+/// The ETags of which the record must still have one, if the caller cares.
+pub(super) struct IfMatch(Option<Vec<String>>);
 
 /// A revision that no record has.
 const NO_REVISION: Revision = Revision(u64::MAX - 1);
 
-impl FromRequestParts<Api> for IfMatch {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
-        let bad = |why| Problem::new(400, "bad_if_match", why);
-        match tags(&parts.headers, &IF_MATCH).map_err(bad)?.as_slice() {
-            [] => Ok(Self(None)),
-            [one] if one == "*" => Ok(Self(None)),
-            // One that we never gave out is that of no record, as is a weak one.
-            [one] => {
-                let revision = one.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')?.parse().ok());
-                Ok(Self(Some(revision.map_or(NO_REVISION, Revision))))
+impl IfMatch {
+    /// A command that is done only if its subject still is as the caller thinks. `*` asks for any record, which is what all
+    /// changes of one do by themselves.
+    pub(super) fn request(&self, api: &Api, command: Command) -> Result<Request, Problem> {
+        let expected = match &self.0 {
+            Some(tags) if tags.iter().all(|tag| tag != "*") => {
+                let state = api.control()?.writer.state();
+                let now = command.subject().and_then(|subject| state.revision_of(&subject));
+                // Weak tags, and those that we never gave out, are that of no record.
+                let fits = now.filter(|now| tags.contains(&etag(now.0)));
+                Some(fits.unwrap_or(NO_REVISION))
             }
-            _ => Err(bad("give one ETag, or *")),
-        }
+            _ => None,
+        };
+        Ok(Request { command, expected })
+    }
+}
+
+impl FromRequestParts<Api> for IfMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Infallible> {
+        Ok(Self(tags(&parts.headers, &IF_MATCH)))
     }
 }
 
@@ -92,6 +101,11 @@ impl FromRequestParts<Api> for IfMatch {
 pub(super) struct IfNoneMatch(Vec<String>);
 
 impl IfNoneMatch {
+    /// Whether it stands for any.
+    pub(super) fn is_any(&self) -> bool {
+        self.0.iter().any(|given| given == "*")
+    }
+
     /// Whether it has this one.
     pub(super) fn has(&self, tag: &str) -> bool {
         self.0.iter().any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)
@@ -99,26 +113,16 @@ impl IfNoneMatch {
 }
 
 impl FromRequestParts<Api> for IfNoneMatch {
-    type Rejection = Problem;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
-        let bad = |why| Problem::new(400, "bad_if_none_match", why);
-        tags(&parts.headers, &IF_NONE_MATCH).map_err(bad).map(Self)
+    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Infallible> {
+        Ok(Self(tags(&parts.headers, &IF_NONE_MATCH).unwrap_or_default()))
     }
 }
 
-/// The ETags in a header.
-fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Vec<String>, &'static str> {
-    let mut tags = Vec::new();
-    for value in headers.get_all(name) {
-        let text = value.to_str().map_err(|_| "an ETag has no such characters")?;
-        for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
-            let quoted = tag.strip_prefix("W/").unwrap_or(tag);
-            if tag != "*" && (quoted.len() < 2 || !quoted.starts_with('"') || !quoted.ends_with('"')) {
-                return Err("an ETag stands in quotes, as \"17\"");
-            }
-            tags.push(tag.to_owned());
-        }
-    }
-    Ok(tags)
+/// The ETags in a header, if there is that. What is none does no harm: it is no record's.
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<String>> {
+    let texts = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
+    let tags = texts.flat_map(|text| text.split(',')).map(|tag| tag.trim().to_owned());
+    headers.contains_key(name).then(|| tags.collect())
 }

@@ -16,10 +16,10 @@ use crate::{
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(status))
-        .routes(routes!(hosts))
-        .routes(routes!(sessions))
-        .routes(routes!(health))
+        .routes(routes!(show_status))
+        .routes(routes!(list_hosts))
+        .routes(routes!(list_sessions))
+        .routes(routes!(show_health))
 }
 
 async fn asked<T>(api: &Api, question: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Problem> {
@@ -28,19 +28,19 @@ async fn asked<T>(api: &Api, question: impl FnOnce(oneshot::Sender<T>) -> Reques
 
 /// Show the relay of this process
 #[utoipa::path(get, path = "/status", tag = "relay here", responses((status = 200, body = Status)))]
-async fn status(_: Reader, State(api): State<Api>) -> Result<Json<Status>, Problem> {
+async fn show_status(_: Reader, State(api): State<Api>) -> Result<Json<Status>, Problem> {
     asked(&api, Request::Status).await.map(Json)
 }
 
 /// Show its members
 #[utoipa::path(get, path = "/hosts", tag = "relay here", responses((status = 200, body = Vec<Host>)))]
-async fn hosts(_: Reader, State(api): State<Api>) -> Result<Json<Vec<Host>>, Problem> {
+async fn list_hosts(_: Reader, State(api): State<Api>) -> Result<Json<Vec<Host>>, Problem> {
     asked(&api, Request::Hosts).await.map(Json)
 }
 
 /// Show its live sessions, each with both directions
 #[utoipa::path(get, path = "/sessions", tag = "relay here", responses((status = 200, body = Vec<SessionDirection>)))]
-async fn sessions(_: Reader, State(api): State<Api>) -> Result<Json<Vec<SessionDirection>>, Problem> {
+async fn list_sessions(_: Reader, State(api): State<Api>) -> Result<Json<Vec<SessionDirection>>, Problem> {
     asked(&api, Request::Sessions).await.map(Json)
 }
 
@@ -48,7 +48,7 @@ async fn sessions(_: Reader, State(api): State<Api>) -> Result<Json<Vec<SessionD
 ///
 /// Needs no token. It is no failure if the store can't be reached: the last good state is shown then.
 #[utoipa::path(get, path = "/health", tag = "API", security(()), responses((status = 200, body = Health)))]
-async fn health(State(api): State<Api>) -> Response {
+async fn show_health(State(api): State<Api>) -> Response {
     let trouble = api.control.as_ref().and_then(|control| control.writer.trouble().borrow().clone());
     Json(Health {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -11,15 +11,15 @@ use super::{
     shape::{DryRun, EnrolmentKey, KeyWithSecret, NewEnrolmentKey},
     write::{Answer, Change, created, draw, draw_id, expiry, gone, list, missing, record_unless},
 };
-use crate::model::{self, Command, Credential, Key, Name, Request};
+use crate::model::{self, Command, Credential, Key, Name};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(all, create)).routes(routes!(one, delete))
+    OpenApiRouter::new().routes(routes!(list_keys, create_key)).routes(routes!(show_key, delete_key))
 }
 
 /// List the enrolment keys
 #[utoipa::path(get, path = "/keys", tag = "enrolment", responses((status = 200, body = Vec<EnrolmentKey>)))]
-async fn all(_: Reader, State(api): State<Api>) -> Answer {
+async fn list_keys(_: Reader, State(api): State<Api>) -> Answer {
     list(api.control()?.writer.state(), |state| Ok(state.keys().map(EnrolmentKey::of).collect())).await
 }
 
@@ -31,9 +31,10 @@ async fn all(_: Reader, State(api): State<Api>) -> Answer {
     path = "/keys",
     tag = "enrolment",
     params(Change),
+    request_body = NewEnrolmentKey,
     responses((status = 201, body = KeyWithSecret), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn create(
+async fn create_key(
     _: KeyMaker,
     State(api): State<Api>,
     Query(query): Query<Change>,
@@ -64,10 +65,10 @@ async fn create(
     get,
     path = "/keys/{id}",
     tag = "enrolment",
-    params(("id" = Name, Path)),
+    params(("id" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = EnrolmentKey))
 )]
-async fn one(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
+async fn show_key(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
     let key = shown(&api.control()?.writer.state(), &id)?;
     record_unless(&known, key.revision, &key)
 }
@@ -79,17 +80,17 @@ async fn one(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfN
     delete,
     path = "/keys/{id}",
     tag = "enrolment",
-    params(("id" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("id" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn delete(
+async fn delete_key(
     _: Admin,
     State(api): State<Api>,
     Path(id): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
-    let request = Request { command: Command::DeleteKey(id), expected };
+    let request = if_match.request(&api, Command::DeleteKey(id))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 

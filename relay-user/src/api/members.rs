@@ -23,15 +23,19 @@ use super::{
     shape::{Configuration, DryRun, Member, MemberChange, MemberWithOwner, NewMember, OrDryRun},
     write::{Answer, Change, aside, created, draw, gone, list, missing, record, record_unless},
 };
-use crate::model::{self, Command, Credential, Key, Name, Request, Secret, State as Records};
+use crate::model::{self, Command, Credential, Key, Name, Secret, State as Records};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(all, create)).routes(routes!(one, change, delete))
+    OpenApiRouter::new().routes(routes!(list_members, create_member)).routes(routes!(
+        show_member,
+        change_member,
+        delete_member
+    ))
 }
 
 /// Those that may wait for a change.
 pub(super) fn waiting_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(configuration))
+    OpenApiRouter::new().routes(routes!(show_configuration))
 }
 
 /// Which members.
@@ -48,7 +52,7 @@ struct Filter {
     /// Those behind this name, for the next page.
     after: Option<Name>,
     /// At most so many.
-    #[param(minimum = 0)]
+    #[param(value_type = Option<u64>, minimum = 0, maximum = 4294967295u64)]
     limit: Option<u32>,
 }
 
@@ -70,7 +74,7 @@ impl Filter {
     params(Filter),
     responses((status = 200, body = Vec<Member>))
 )]
-async fn all(_: Reader, State(api): State<Api>, Query(filter): Query<Filter>) -> Answer {
+async fn list_members(_: Reader, State(api): State<Api>, Query(filter): Query<Filter>) -> Answer {
     list(api.control()?.writer.state(), move |state| {
         let fitting = state.members().filter(|kept| filter.fits(kept));
         let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
@@ -88,9 +92,10 @@ async fn all(_: Reader, State(api): State<Api>, Query(filter): Query<Filter>) ->
     path = "/members",
     tag = "members",
     params(Change),
+    request_body = NewMember,
     responses((status = 201, body = MemberWithOwner), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn create(
+async fn create_member(
     _: Admin,
     State(api): State<Api>,
     Query(query): Query<Change>,
@@ -118,10 +123,15 @@ async fn create(
     get,
     path = "/members/{name}",
     tag = "members",
-    params(("name" = Name, Path)),
+    params(("name" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Member))
 )]
-async fn one(caller: Caller, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
+async fn show_member(
+    caller: Caller,
+    State(api): State<Api>,
+    Path(name): Path<Name>,
+    known: IfNoneMatch,
+) -> Answer {
     caller.may_configure(&name)?;
     let member = shown(&api.control()?.writer.state(), &name)?;
     record_unless(&known, member.revision, &member)
@@ -134,15 +144,16 @@ async fn one(caller: Caller, State(api): State<Api>, Path(name): Path<Name>, kno
     patch,
     path = "/members/{name}",
     tag = "members",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
+    request_body = MemberChange,
     responses((status = 200, body = OrDryRun<MemberWithOwner>))
 )]
-async fn change(
+async fn change_member(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(change): Body<MemberChange>,
 ) -> Answer {
     let secret = if change.owner { Some(draw()?) } else { None };
@@ -152,7 +163,7 @@ async fn change(
         tags: change.tags,
         owner: secret.as_ref().map(Secret::hash),
     };
-    let request = Request { command: Command::ChangeMember(name.clone(), change), expected };
+    let request = if_match.request(&api, Command::ChangeMember(name.clone(), change))?;
     api.control()?
         .write(request, query.dry_run, |state| {
             let answer = with_owner(state, &name, secret)?;
@@ -168,18 +179,18 @@ async fn change(
     delete,
     path = "/members/{name}",
     tag = "members",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn delete(
+async fn delete_member(
     caller: Caller,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
     caller.may_delete(&name)?;
-    let request = Request { command: Command::DeleteMember(name), expected };
+    let request = if_match.request(&api, Command::DeleteMember(name))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 
@@ -217,13 +228,10 @@ enum ViaRelay {
     get,
     path = "/members/{name}/configuration",
     tag = "members",
-    params(("name" = Name, Path), Which, ("If-None-Match" = Option<String>, Header)),
-    responses(
-        (status = 200, content((Configuration = "application/json"), (String = "text/plain"))),
-        (status = 304, description = "It is still the same")
-    )
+    params(("name" = Name, Path), Which, ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
+    responses((status = 200, content((Configuration = "application/json"), (String = "text/plain"))))
 )]
-async fn configuration(
+async fn show_configuration(
     caller: Caller,
     State(api): State<Api>,
     Path(name): Path<Name>,
@@ -246,7 +254,7 @@ async fn configuration(
     let mut states = control.writer.states();
     let mut state = states.borrow_and_update().clone();
     let first = rendered(state.clone(), name.clone(), via, text).await?;
-    if !known.has(&first.tag) || wait.is_zero() {
+    if !known.has(&first.tag) || known.is_any() || wait.is_zero() {
         return Ok(first.answer(&known));
     }
     // Who asks for itself will also do what is said then.

@@ -10,15 +10,19 @@ use super::{
     shape::{DryRun, Network, NetworkChange, NewNetwork, OrDryRun},
     write::{Answer, Change, created, gone, list, missing, record, record_unless},
 };
-use crate::model::{self, Command, Key, Name, Request};
+use crate::model::{self, Command, Key, Name};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(all, create)).routes(routes!(one, change, delete))
+    OpenApiRouter::new().routes(routes!(list_networks, create_network)).routes(routes!(
+        show_network,
+        change_network,
+        delete_network
+    ))
 }
 
 /// List the networks
 #[utoipa::path(get, path = "/networks", tag = "networks", responses((status = 200, body = Vec<Network>)))]
-async fn all(_: Reader, State(api): State<Api>) -> Answer {
+async fn list_networks(_: Reader, State(api): State<Api>) -> Answer {
     list(api.control()?.writer.state(), |state| {
         Ok(state.networks().map(|kept| Network::of(state, kept)).collect())
     })
@@ -31,9 +35,10 @@ async fn all(_: Reader, State(api): State<Api>) -> Answer {
     path = "/networks",
     tag = "networks",
     params(Change),
+    request_body = NewNetwork,
     responses((status = 201, body = Network), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn create(
+async fn create_network(
     _: Admin,
     State(api): State<Api>,
     Query(query): Query<Change>,
@@ -54,10 +59,15 @@ async fn create(
     get,
     path = "/networks/{name}",
     tag = "networks",
-    params(("name" = Name, Path)),
+    params(("name" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Network))
 )]
-async fn one(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
+async fn show_network(
+    _: Reader,
+    State(api): State<Api>,
+    Path(name): Path<Name>,
+    known: IfNoneMatch,
+) -> Answer {
     let network = shown(&api.control()?.writer.state(), &name)?;
     record_unless(&known, network.revision, &network)
 }
@@ -69,19 +79,20 @@ async fn one(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: I
     put,
     path = "/networks/{name}",
     tag = "networks",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
+    request_body = NetworkChange,
     responses((status = 200, body = OrDryRun<Network>))
 )]
-async fn change(
+async fn change_network(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(new): Body<NetworkChange>,
 ) -> Answer {
     let network = model::Network { name: name.clone(), ipv4: new.ipv4, ipv6: new.ipv6 };
-    let request = Request { command: Command::ChangeNetwork(network), expected };
+    let request = if_match.request(&api, Command::ChangeNetwork(network))?;
     api.control()?
         .write(request, query.dry_run, |state| {
             let network = shown(state, &name)?;
@@ -95,17 +106,17 @@ async fn change(
     delete,
     path = "/networks/{name}",
     tag = "networks",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn delete(
+async fn delete_network(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
-    let request = Request { command: Command::DeleteNetwork(name), expected };
+    let request = if_match.request(&api, Command::DeleteNetwork(name))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 

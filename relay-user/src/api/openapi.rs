@@ -2,10 +2,10 @@
 
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use utoipa::{
-    OpenApi,
+    OpenApi, PartialSchema as _,
     openapi::{
-        Content, ContentBuilder, ResponseBuilder,
-        path::Operation,
+        Content, ContentBuilder, Header, RefOr, Required, ResponseBuilder,
+        path::{Operation, ParameterIn},
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
@@ -14,7 +14,9 @@ use utoipa_axum::router::OpenApiRouter;
 use super::{
     Api, changes, enrol, here, keys, members, networks,
     problem::{self, Problem},
-    relays, schema, tokens,
+    relays, schema,
+    shape::Changed,
+    tokens,
 };
 use crate::model::{Name, Role};
 
@@ -28,11 +30,13 @@ use crate::model::{Name, Role};
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
     components(schemas(
+        Changed,
         Name,
         Role,
         Problem,
         schema::Address,
         schema::Credential,
+        schema::ETag,
         schema::Endpoint,
         schema::Ipv4,
         schema::Ipv4Prefix,
@@ -89,7 +93,39 @@ fn complete(document: &mut utoipa::openapi::OpenApi) {
         let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             let operation: &mut Operation = operation;
+            describe(operation);
             operation.responses.responses.insert("default".to_owned(), problem.clone().into());
+        }
+    }
+}
+
+/// Says what the statuses of success mean, and which answers have an ETag.
+fn describe(operation: &mut Operation) {
+    let takes = |header| operation.parameters.iter().flatten().any(|parameter| parameter.name == header);
+    let (may_match, has_tag) = (takes("If-None-Match"), takes("If-None-Match") || takes("If-Match"));
+    if may_match {
+        let same = ResponseBuilder::new().description("It is still the same");
+        operation.responses.responses.insert("304".to_owned(), same.build().into());
+    }
+    // No header is: utoipa takes all of them to be required that can't be null.
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if parameter.parameter_in == ParameterIn::Header {
+            parameter.required = Required::False;
+        }
+    }
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let meaning = match status.as_str() {
+            "200" => "What was asked for",
+            "201" => "It has been made",
+            "204" => "It is gone",
+            _ => continue,
+        };
+        if response.description.is_empty() {
+            response.description = meaning.to_owned();
+        }
+        if status == "201" || (status == "200" && has_tag) {
+            response.headers.insert("ETag".to_owned(), Header::new(schema::ETag::schema()));
         }
     }
 }

@@ -145,3 +145,24 @@ pub(super) async fn tidy(mut response: Response) -> Response {
     parts.headers.extend(problem.0.headers);
     Response::from_parts(parts, Body::new(problem.1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_fails_is_no_fault_of_the_request() {
+        let text = || "why".to_owned();
+        for (error, status, code) in [
+            (StoreError::Unavailable(text()), 503, "store_unavailable"),
+            (StoreError::Denied(text()), 503, "store_denied"),
+            (StoreError::Full(text()), 507, "store_full"),
+            (StoreError::Corrupt(text()), 500, "store_corrupt"),
+        ] {
+            let problem = Problem::not_done(&error.into(), &Command::Sweep);
+            assert_eq!((problem.status, &*problem.code), (status, code));
+            assert!(problem.detail.ends_with("the last good state stays"), "{problem}");
+            assert!(problem.into_response().headers().contains_key(RETRY_AFTER));
+        }
+    }
+}

@@ -23,15 +23,15 @@ use crate::{
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(all, create))
-        .routes(routes!(one, change, delete))
-        .routes(routes!(hosts, add_hosts, release_all))
-        .routes(routes!(release))
+        .routes(routes!(list_relays, create_relay))
+        .routes(routes!(show_relay, change_relay, delete_relay))
+        .routes(routes!(list_relayed_hosts, relay_hosts, release_hosts))
+        .routes(routes!(release_host))
 }
 
 /// List the relays
 #[utoipa::path(get, path = "/relays", tag = "relays", responses((status = 200, body = Vec<Relay>)))]
-async fn all(_: Reader, State(api): State<Api>) -> Answer {
+async fn list_relays(_: Reader, State(api): State<Api>) -> Answer {
     let control = api.control()?;
     let alive = control.alive.borrow().clone();
     list(control.writer.state(), move |state| {
@@ -49,9 +49,10 @@ async fn all(_: Reader, State(api): State<Api>) -> Answer {
     path = "/relays",
     tag = "relays",
     params(Change),
+    request_body = NewRelay,
     responses((status = 201, body = Relay), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn create(
+async fn create_relay(
     _: Admin,
     State(api): State<Api>,
     Query(query): Query<Change>,
@@ -129,10 +130,10 @@ fn new_member(
     get,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path)),
+    params(("name" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Relay))
 )]
-async fn one(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
+async fn show_relay(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: IfNoneMatch) -> Answer {
     let control = api.control()?;
     let relay = control.shown(&control.writer.state(), &name)?;
     record_unless(&known, relay.revision, &relay)
@@ -143,19 +144,20 @@ async fn one(_: Reader, State(api): State<Api>, Path(name): Path<Name>, known: I
     put,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
+    request_body = RelayChange,
     responses((status = 200, body = OrDryRun<Relay>))
 )]
-async fn change(
+async fn change_relay(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(RelayChange { addresses, port, private }): Body<RelayChange>,
 ) -> Answer {
     let relay = model::Relay { name: name.clone(), addresses, port, private };
-    let request = Request { command: Command::ChangeRelay(relay), expected };
+    let request = if_match.request(&api, Command::ChangeRelay(relay))?;
     api.control()?.write_relay(request, query.dry_run, &name).await
 }
 
@@ -178,18 +180,18 @@ struct Deletion {
     delete,
     path = "/relays/{name}",
     tag = "relays",
-    params(("name" = Name, Path), Deletion, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Deletion, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn delete(
+async fn delete_relay(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Deletion>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
     let command = Command::DeleteRelay { name, move_to: query.move_to };
-    api.control()?.write(Request { command, expected }, query.dry_run, gone).await
+    api.control()?.write(if_match.request(&api, command)?, query.dry_run, gone).await
 }
 
 /// Which of a relay's hosts.
@@ -200,7 +202,7 @@ struct Page {
     /// Those behind this name, for the next page.
     after: Option<Name>,
     /// At most so many.
-    #[param(minimum = 0)]
+    #[param(value_type = Option<u64>, minimum = 0, maximum = 4294967295u64)]
     limit: Option<u32>,
 }
 
@@ -212,7 +214,7 @@ struct Page {
     params(("name" = Name, Path), Page),
     responses((status = 200, body = Vec<RelayedHost>))
 )]
-async fn hosts(
+async fn list_relayed_hosts(
     _: Reader,
     State(api): State<Api>,
     Path(name): Path<Name>,
@@ -253,19 +255,20 @@ async fn hosts(
     post,
     path = "/relays/{name}/hosts",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
+    request_body = RelayHosts,
     responses((status = 200, body = OrDryRun<Relay>))
 )]
-async fn add_hosts(
+async fn relay_hosts(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
     Body(RelayHosts { hosts, all, address }): Body<RelayHosts>,
 ) -> Answer {
     let command = Command::RelayHosts { relay: name.clone(), hosts: which(hosts, all)?, address };
-    api.control()?.write_relay(Request { command, expected }, query.dry_run, &name).await
+    api.control()?.write_relay(if_match.request(&api, command)?, query.dry_run, &name).await
 }
 
 /// Have all hosts of a relay relayed no more
@@ -273,18 +276,18 @@ async fn add_hosts(
     delete,
     path = "/relays/{name}/hosts",
     tag = "relays",
-    params(("name" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn release_all(
+async fn release_hosts(
     _: Admin,
     State(api): State<Api>,
     Path(name): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
     let command = Command::ReleaseHosts { relay: name, hosts: Hosts::All };
-    api.control()?.write(Request { command, expected }, query.dry_run, gone).await
+    api.control()?.write(if_match.request(&api, command)?, query.dry_run, gone).await
 }
 
 /// Have a host relayed no more
@@ -292,18 +295,18 @@ async fn release_all(
     delete,
     path = "/relays/{name}/hosts/{host}",
     tag = "relays",
-    params(("name" = Name, Path), ("host" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("name" = Name, Path), ("host" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn release(
+async fn release_host(
     _: Admin,
     State(api): State<Api>,
     Path((name, host)): Path<(Name, Name)>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
     let command = Command::ReleaseHosts { relay: name, hosts: Hosts::Named(vec![host]) };
-    api.control()?.write(Request { command, expected }, query.dry_run, gone).await
+    api.control()?.write(if_match.request(&api, command)?, query.dry_run, gone).await
 }
 
 impl Control {

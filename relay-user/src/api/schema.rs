@@ -41,6 +41,7 @@ texts! {
     Ipv4Prefix "An IPv4 prefix; no bits are set behind its length." "10.10.0.0/16" r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$";
     Ipv6Prefix "An IPv6 prefix; no bits are set behind its length." "fd00:10::/64" r"^[0-9a-fA-F:.]{2,45}/[0-9]{1,3}$";
     Prefix "An IPv4 or IPv6 prefix." "192.168.7.0/24" r"^[0-9a-fA-F:.]{2,45}/[0-9]{1,3}$";
+    ETag "What names a record as it is." "\"17\"" r#"^"[0-9a-f]+"$"#;
     Endpoint "An address and a UDP port." "198.51.100.1:51820" r"^([0-9.]{7,15}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}$";
 }
 

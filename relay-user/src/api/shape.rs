@@ -126,6 +126,7 @@ pub struct Enrolled {
     /// The enrolment key's id.
     pub key: Name,
     /// When, in seconds since 1970-01-01 UTC.
+    #[schema(value_type = u64)]
     pub at: UnixTime,
 }
 
@@ -303,8 +304,10 @@ pub struct EnrolmentKey {
     /// Tags that they get.
     pub tags: Vec<Name>,
     /// How many may still join, if that is limited.
+    #[schema(value_type = Option<u64>)]
     pub uses_left: Option<u32>,
     /// From when on it is of no use, in seconds since 1970-01-01 UTC.
+    #[schema(value_type = Option<u64>)]
     pub expires: Option<UnixTime>,
     /// When it was last changed; also its ETag.
     pub revision: u64,
@@ -327,11 +330,11 @@ pub struct NewEnrolmentKey {
     pub tags: Vec<Name>,
     /// How many may join. Any number if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 4294967295u64)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub uses: Option<u32>,
     /// For how many seconds it is good. For ever if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 4294967295u64)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub valid_seconds: Option<u32>,
 }
 
@@ -352,6 +355,7 @@ pub struct Token {
     /// What it allows.
     pub role: Role,
     /// From when on it is of no use, in seconds since 1970-01-01 UTC.
+    #[schema(value_type = Option<u64>)]
     pub expires: Option<UnixTime>,
     /// When it was last changed; also its ETag.
     pub revision: u64,
@@ -368,7 +372,7 @@ pub struct NewToken {
     pub role: Role,
     /// For how many seconds it is good. For ever if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 4294967295u64)]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub valid_seconds: Option<u32>,
 }
 
@@ -544,6 +548,17 @@ impl From<model::Consequence> for Consequence {
             model::Consequence::Changed(key) => Self::Changed { record: key.to_string() },
         }
     }
+}
+
+/// A server-sent event of the change stream.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ChangeEvent {
+    /// `changed`.
+    pub event: String,
+    /// The state's revision.
+    pub id: String,
+    /// What has changed, as JSON: see `Changed`.
+    pub data: String,
 }
 
 /// What has changed.

@@ -11,15 +11,15 @@ use super::{
     shape::{DryRun, NewToken, Token, TokenWithSecret},
     write::{Answer, Change, created, draw, draw_id, expiry, gone, list, missing, record_unless},
 };
-use crate::model::{self, Command, Credential, Key, Name, Request};
+use crate::model::{self, Command, Credential, Key, Name};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(all, create)).routes(routes!(one, delete))
+    OpenApiRouter::new().routes(routes!(list_tokens, create_token)).routes(routes!(show_token, delete_token))
 }
 
 /// List the tokens
 #[utoipa::path(get, path = "/tokens", tag = "API", responses((status = 200, body = Vec<Token>)))]
-async fn all(_: Reader, State(api): State<Api>) -> Answer {
+async fn list_tokens(_: Reader, State(api): State<Api>) -> Answer {
     list(api.control()?.writer.state(), |state| Ok(state.tokens().map(Token::of).collect())).await
 }
 
@@ -29,9 +29,10 @@ async fn all(_: Reader, State(api): State<Api>) -> Answer {
     path = "/tokens",
     tag = "API",
     params(Change),
+    request_body = NewToken,
     responses((status = 201, body = TokenWithSecret), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn create(
+async fn create_token(
     _: Admin,
     State(api): State<Api>,
     Query(query): Query<Change>,
@@ -59,10 +60,10 @@ async fn create(
     get,
     path = "/tokens/{id}",
     tag = "API",
-    params(("id" = Name, Path)),
+    params(("id" = Name, Path), ("If-None-Match" = String, Header, description = "Only if the answer has none of these ETags")),
     responses((status = 200, body = Token))
 )]
-async fn one(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
+async fn show_token(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfNoneMatch) -> Answer {
     let token = shown(&api.control()?.writer.state(), &id)?;
     record_unless(&known, token.revision, &token)
 }
@@ -74,17 +75,17 @@ async fn one(_: Reader, State(api): State<Api>, Path(id): Path<Name>, known: IfN
     delete,
     path = "/tokens/{id}",
     tag = "API",
-    params(("id" = Name, Path), Change, ("If-Match" = Option<String>, Header)),
+    params(("id" = Name, Path), Change, ("If-Match" = String, Header, description = "Only if the record still has one of these ETags")),
     responses((status = 204), (status = 200, body = DryRun, description = "Of a dry run"))
 )]
-async fn delete(
+async fn delete_token(
     _: Admin,
     State(api): State<Api>,
     Path(id): Path<Name>,
     Query(query): Query<Change>,
-    IfMatch(expected): IfMatch,
+    if_match: IfMatch,
 ) -> Answer {
-    let request = Request { command: Command::DeleteToken(id), expected };
+    let request = if_match.request(&api, Command::DeleteToken(id))?;
     api.control()?.write(request, query.dry_run, gone).await
 }
 

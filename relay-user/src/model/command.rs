@@ -114,6 +114,18 @@ impl Command {
             | Self::Sweep => return None,
         })
     }
+
+    /// The record that the command makes, if it is about one that does not exist yet.
+    pub fn makes(&self) -> Option<Key> {
+        Some(match self {
+            Self::CreateNetwork(network) => Key::Network(network.name.clone()),
+            Self::CreateMember(member) => Key::Member(member.name.clone()),
+            Self::CreateRelay(new) => Key::Relay(new.relay.name.clone()),
+            Self::CreateKey(key) => Key::EnrolmentKey(key.id.clone()),
+            Self::CreateToken(token) => Key::Token(token.id.clone()),
+            _ => return None,
+        })
+    }
 }
 
 /// A member to be made.

@@ -63,7 +63,7 @@ impl State {
 
     /// Says what a command would bring with it, without doing it.
     pub fn consequences(&self, now: UnixTime, command: &Command) -> Result<Vec<Consequence>, Refusal> {
-        let subject = command.subject();
+        let subject = command.subject().or_else(|| command.makes());
         let plan = self.step(now, command, usize::MAX)?;
         let other = plan.ops.into_iter().filter(|op| Some(op.key()) != subject);
         Ok(other
