@@ -16,6 +16,13 @@ use toml::Spanned;
 
 use crate::members::{Member, Members, MembersError, OtherRelay, Place, Policy, PublicKey, unusable};
 
+mod control;
+
+pub use control::{ApiConfig, Control, ServeConfig, Source, StoreConfig, StoreKind};
+
+/// A setting, and what is wrong with it.
+type Fault = (&'static str, String);
+
 /// The whole configuration file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +35,9 @@ pub struct Config {
     /// Sizes of the tables and quotas.
     #[serde(default)]
     pub limits: Limits,
+    /// Where the members come from.
+    #[serde(default)]
+    pub control: Control,
     /// The other relays of the networks.
     #[serde(default, rename = "other_relay")]
     other_relays: Vec<Spanned<OtherRelayEntry>>,
@@ -188,22 +198,16 @@ impl std::error::Error for ConfigError {}
 impl Config {
     /// Reads and checks the file, as far as it can be checked without the relay's key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            path: path.to_owned(),
-            line: None,
-            reason: error.to_string(),
-        })?;
-        Self::parse(&text).map_err(|(span, reason)| ConfigError {
-            path: path.to_owned(),
-            line: span.map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
-            reason,
-        })
+        read_with(path, Self::parse)
     }
 
     /// Parses the text of a configuration; an error is a byte range in it, where there is one, and the reason.
     pub fn parse(text: &str) -> Result<Self, (Option<Range<usize>>, String)> {
-        let mut config: Self = toml::from_str(text).map_err(|e| (e.span(), e.message().to_owned()))?;
-        config.check_relay().map_err(|(field, reason)| (field_span(text, field), reason))?;
+        let mut config: Self = toml::from_str(text).map_err(parse_error)?;
+        config
+            .check_relay()
+            .and_then(|()| config.check_control())
+            .map_err(|(field, reason)| (field_span(text, field), reason))?;
         // The members are checked with a key that no member can have: the real one is checked against at start.
         config.members(PublicKey([0; 32])).map_err(|(span, error)| (Some(span), error))?;
         config.relay.addresses.sort_by_key(IpAddr::is_ipv6);
@@ -248,7 +252,22 @@ impl Config {
         members.chain(relays).next().unwrap_or(0..0)
     }
 
-    fn check_relay(&self) -> Result<(), (&'static str, String)> {
+    fn check_control(&self) -> Result<(), Fault> {
+        self.control.check()?;
+        let (members, relays) = (!self.members.is_empty(), !self.other_relays.is_empty());
+        let (from, table, entries) = match self.control.source {
+            Source::Store if members => ("the store", "[[member]]", "members"),
+            Source::Store if relays => ("the store", "[[other_relay]]", "relays"),
+            // Of our relays a Netmaker server knows nothing.
+            Source::Netmaker if members => ("the Netmaker server", "[[member]]", "members"),
+            _ => return Ok(()),
+        };
+        let reason =
+            format!("the {entries} come from {from} then: take all {table} out, or set it to \"file\"");
+        Err(("control.source", reason))
+    }
+
+    fn check_relay(&self) -> Result<(), Fault> {
         let relay = &self.relay;
         let unique = |count: usize, len: usize| count == len;
         if relay.port == 0 {
@@ -310,6 +329,7 @@ impl Config {
             ("relay.socket", a.socket == b.socket),
             ("metrics", self.metrics == new.metrics),
             ("limits", self.limits == new.limits),
+            ("control", self.control == new.control),
         ]
         .into_iter()
         .filter_map(|(name, same)| (!same).then_some(name))
@@ -343,13 +363,36 @@ impl MemberEntry {
     }
 }
 
-/// Where `field = …` stands in the text: good enough for a message, since the keys are unique in a file of ours.
+fn parse_error(error: toml::de::Error) -> (Option<Range<usize>>, String) {
+    (error.span(), error.message().to_owned())
+}
+
+/// Reads a file and parses its text; an error of that is a byte range in it, where there is one, and the reason.
+fn read_with<T>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<T, (Option<Range<usize>>, String)>,
+) -> Result<T, ConfigError> {
+    let fault = |line, reason| ConfigError { path: path.to_owned(), line, reason };
+    let text = std::fs::read_to_string(path).map_err(|error| fault(None, error.to_string()))?;
+    parse(&text).map_err(|(span, reason)| {
+        fault(span.map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count()), reason)
+    })
+}
+
+/// Where a setting stands in the text: `field = …`, or a whole table. Its name may have its table before it, for those
+/// that are not unique in a file of ours. Good enough for a message.
 fn field_span(text: &str, field: &str) -> Option<Range<usize>> {
-    let mut start = 0;
+    let (mut start, mut table) = (0, "");
     for line in text.split_inclusive('\n') {
         let key = line.split('=').next().unwrap_or_default().trim();
-        if key == field {
-            return Some(start..start + line.len());
+        let here = start..start + line.len();
+        if let Some(header) = key.strip_prefix('[').and_then(|key| key.split(']').next()) {
+            table = header.trim();
+            if table == field {
+                return Some(here);
+            }
+        } else if key == field || field.strip_prefix(table).and_then(|f| f.strip_prefix('.')) == Some(key) {
+            return Some(here);
         }
         start += line.len();
     }
@@ -426,6 +469,7 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
             ("\"198.51.100.9:51820\"", "\"224.0.0.1:51820\"", 20, "multicast"),
             ("\"198.51.100.9:51820\"", "\"203.0.113.1:51820\"", 20, "same static endpoint"),
             ("networks = [\"mesh\"]\nrelayed", "networks = []\nrelayed", 14, "in no network"),
+            ("[[other", "[control]\nsource = \"store\"\n[[other", 11, "take all [[member]] out"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let (at, reason) = fault(&GOOD.replacen(from, to, 1));

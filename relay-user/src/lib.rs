@@ -1,20 +1,24 @@
 //! wgrelay's userspace: follows handshakes, keeps the XDP program's tables, and shows what goes on.
 
 pub mod api;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod control_plane;
 pub mod engine;
 pub mod forwarding;
 pub mod grace;
 pub mod handshake;
 pub mod interface;
+pub mod join;
 pub mod mapped;
 pub mod maps;
 pub mod members;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
+pub mod netmaker;
 pub mod next_hops;
 pub mod object;
 pub mod path_mtu;
@@ -23,8 +27,11 @@ pub mod program;
 pub mod raw;
 pub mod registrar;
 pub mod run;
+pub mod serve;
 pub mod session_table;
 pub mod slow_path;
 pub mod sockets;
+mod state_file;
 pub mod status;
 pub mod store;
+mod wireguard;

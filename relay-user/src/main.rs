@@ -2,35 +2,53 @@
 
 use std::{
     io::IsTerminal as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use relay_user::{
-    api,
-    config::{self, Config},
+    config::{Config, ServeConfig},
+    join,
     members::PublicKey,
     program::{self, Claim},
-    run,
+    run, serve,
     status::{Host, SessionDirection, Status},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-mod show;
+mod cli;
+
+use cli::{asking::Asking, configuration, keys, members, networks, relays, show, tokens};
 
 /// A blind WireGuard relay: forwards encrypted packets between hosts that can't reach each other, in the kernel.
 ///
 /// Relayed hosts run stock WireGuard: the relay is one more peer with a persistent keepalive, and the endpoint of all
 /// their peers. The relay never holds their keys and never sees plaintext.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_long_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const EXAMPLE: &str = "\
+From nothing to two relayed hosts, on the relay host (with `source = \"store\"` in [control] of relay.toml):
+
+    wgrelay network create mesh --ipv4 10.10.0.0/16
+    wgrelay relay create relay-1 --network mesh
+    wgrelay key create --network mesh --relay relay-1 --uses 2
+
+and the hosts join with that key; or, with public keys that are known:
+
+    wgrelay member create host-a --network mesh --public-key KEY
+    wgrelay relay add-host relay-1 host-a
+    wgrelay config host-a > wg0.conf
+
+Another host's wgrelay is asked with --api https://HOST:9587 and a token, which `wgrelay token create` makes there.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -43,6 +61,11 @@ enum Command {
         #[arg(long, short, value_name = "FILE", default_value = "/etc/wgrelay/relay.toml")]
         config: PathBuf,
     },
+    /// Serve the control plane alone: its store and its API, without a relay. Takes no privileges.
+    ///
+    /// Relays on other hosts follow it if the store is etcd. Of the configuration file it reads [control], and the socket in
+    /// [relay]; all else is for `wgrelay run`.
+    Serve(Serve),
     /// Check a configuration file: prints what is wrong with it, with the line, and does nothing else.
     Check {
         /// The configuration file.
@@ -55,22 +78,53 @@ enum Command {
     Hosts(Show),
     /// Show the live sessions, a row for each direction.
     Sessions(Show),
+    /// Networks: who is in one may talk, at addresses of its prefixes.
+    Network(networks::Arguments),
+    /// Members: hosts with a WireGuard key.
+    Member(members::Arguments),
+    /// Relays, and the hosts that they relay.
+    Relay(relays::Arguments),
+    /// Enrolment keys, with which hosts join a network by themselves.
+    Key(keys::Arguments),
+    /// Tokens, with which others use the API over TCP.
+    Token(tokens::Arguments),
+    /// Print what a member's WireGuard interface needs, for wg-quick or a phone.
+    Config(configuration::Arguments),
+    Join(join::Join),
+    Leave(join::Leave),
     /// Remove what a relay that was killed has left: its XDP program and its maps. Its sessions end.
     Unload {
         /// The directory of the pins (`pin_dir` of its configuration).
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/wgrelay")]
         pin_dir: PathBuf,
     },
+    /// Print a script that has a shell complete the commands: `wgrelay completions bash > /etc/bash_completion.d/wgrelay`
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Args)]
 struct Show {
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
-    /// The socket of the running relay (`socket` of its configuration).
-    #[arg(long, value_name = "PATH", default_value_os_t = config::default_socket())]
-    socket: PathBuf,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Args)]
+struct Serve {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The unix socket; /run/wgrelay/wgrelay.sock if the file does not say otherwise.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The directory of the embedded store; /var/lib/wgrelay if the file does not say otherwise.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where to listen for others, with tokens; plain HTTP only on loopback.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
 }
 
 fn main() -> ExitCode {
@@ -88,15 +142,38 @@ fn execute(command: Command) -> Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let result = runtime.block_on(async {
         match command {
-            Command::Run { config } => run_relay(&config).await,
+            Command::Run { config } => {
+                log();
+                run::run(&config, terminated()?).await
+            }
+            Command::Serve(serve) => serve.serve().await,
             Command::Check { config } => check(&config),
-            Command::Status(show) => print::<Status>(&show, "/v1/status", show::status).await,
-            Command::Hosts(show) => print::<Vec<Host>>(&show, "/v1/hosts", |hosts| show::hosts(hosts)).await,
-            Command::Sessions(show) => {
-                print::<Vec<SessionDirection>>(&show, "/v1/sessions", |sessions| show::sessions(sessions))
-                    .await
+            Command::Status(Show { asking }) => asking.show::<Status>("/v1/status", show::status).await,
+            Command::Hosts(Show { asking }) => {
+                asking.show("/v1/hosts", |hosts: &Vec<Host>| show::hosts(hosts)).await
+            }
+            Command::Sessions(Show { asking }) => {
+                asking.show("/v1/sessions", |all: &Vec<SessionDirection>| show::sessions(all)).await
+            }
+            Command::Network(arguments) => arguments.run().await,
+            Command::Member(arguments) => arguments.run().await,
+            Command::Relay(arguments) => arguments.run().await,
+            Command::Key(arguments) => arguments.run().await,
+            Command::Token(arguments) => arguments.run().await,
+            Command::Config(arguments) => arguments.run().await,
+            Command::Join(options) => {
+                log();
+                join::join(options, terminated()?).await
+            }
+            Command::Leave(options) => {
+                log();
+                join::leave(options).await
             }
             Command::Unload { pin_dir } => unload(&pin_dir),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "wgrelay", &mut std::io::stdout());
+                Ok(())
+            }
         }
     });
     // A call to a WireGuard that hangs must not keep the process.
@@ -104,7 +181,16 @@ fn execute(command: Command) -> Result<()> {
     result
 }
 
-async fn run_relay(config: &Path) -> Result<()> {
+impl Serve {
+    async fn serve(self) -> Result<()> {
+        log();
+        let config = self.config.as_deref().map(ServeConfig::read).transpose()?.unwrap_or_default();
+        let config = config.with(self.socket, self.state_dir, self.listen).map_err(anyhow::Error::msg)?;
+        serve::serve(config, terminated()?).await
+    }
+}
+
+fn log() {
     let filter =
         EnvFilter::try_from_env("WGRELAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=error"));
     tracing_subscriber::fmt()
@@ -113,17 +199,21 @@ async fn run_relay(config: &Path) -> Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    // Before the file is followed, a SIGHUP would otherwise end the process.
-    let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+}
+
+/// Waits for a signal that ends the process.
+fn terminated() -> Result<impl Future<Output = ()>> {
+    // Before anybody follows it, a SIGHUP would otherwise end the process.
+    let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    run::run(config, async {
+    Ok(async move {
+        let _hangup = hangup;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     })
-    .await
 }
 
 fn check(path: &Path) -> Result<()> {
@@ -146,19 +236,6 @@ fn unload(pin_dir: &Path) -> Result<()> {
         println!("removed what was pinned in {}", pin_dir.display());
     } else {
         println!("nothing is pinned in {}", pin_dir.display());
-    }
-    Ok(())
-}
-
-async fn print<T>(show: &Show, path: &str, table: impl Fn(&T) -> String) -> Result<()>
-where
-    T: serde::Serialize + serde::de::DeserializeOwned,
-{
-    let answer: T = api::fetch(&show.socket, path).await?;
-    if show.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        print!("{}", table(&answer));
     }
     Ok(())
 }

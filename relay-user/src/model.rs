@@ -24,7 +24,7 @@ pub use part::Part;
 pub use plan::{Consequence, Plan, STEP};
 pub use record::{
     Enrolled, EnrolmentKey, Key, Member, Membership, Network, Op, Record, RecordError, Relay, Relayed,
-    Revision, Role, Token, UnixTime,
+    Revision, Role, Token, UnixTime, base64_key,
 };
 pub use refusal::{Class, Refusal};
 pub use secret::{Credential, Secret, SecretHash};

@@ -48,7 +48,7 @@ const NEWS_BUFFER: usize = 4 << 20;
 /// A connection to the kernel's routing tables.
 #[derive(Clone)]
 pub struct Netlink {
-    handle: Handle,
+    pub(crate) handle: Handle,
 }
 
 /// What the kernel tells by itself.
@@ -77,10 +77,15 @@ impl Netlink {
         let socket = unsafe { BorrowedFd::borrow_raw(socket) };
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &NEWS_BUFFER);
         tokio::spawn(news);
+        let messages = Box::new(messages.map(|(message, _)| message));
+        Ok((Self::for_questions()?, Subscription { messages }))
+    }
+
+    /// Connects for questions and changes alone. Must be called within a tokio runtime.
+    pub fn for_questions() -> Result<Self> {
         let (questions, handle, _) = new_connection().context("open a netlink socket for questions")?;
         tokio::spawn(questions);
-        let messages = Box::new(messages.map(|(message, _)| message));
-        Ok((Self { handle }, Subscription { messages }))
+        Ok(Self { handle })
     }
 
     /// All links and neighbours as they are now.
@@ -199,7 +204,7 @@ impl Subscription {
 }
 
 /// Waits for the kernel's answer, but not for ever.
-async fn answered<T>(answer: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T> {
+pub(crate) async fn answered<T>(answer: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T> {
     Ok(tokio::time::timeout(ANSWER_TIMEOUT, answer).await.context("the kernel did not answer")??)
 }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long open connections may take to end after `stop`.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs the relay until `shutdown` completes. After that, and after an error, nothing is left behind.
 pub async fn run(path: &Path, shutdown: impl Future<Output = ()>) -> Result<()> {
@@ -123,7 +123,7 @@ async fn serve(
     let mut tasks = JoinSet::new();
 
     let port = listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
-    let router = api::router(ask.clone());
+    let router = api::router(Some(ask.clone()), None, api::Access::Everybody);
     let stopped = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         axum::serve(listeners.api, router).with_graceful_shutdown(stopped).await.context("serve the API")

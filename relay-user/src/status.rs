@@ -1,9 +1,10 @@
 //! What wgrelay shows of itself: the shapes that its API answers with and that the command line prints.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /v1/status`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// wgrelay's version.
     pub version: String,
@@ -48,7 +49,7 @@ pub struct Status {
 }
 
 /// An interface that has the XDP program.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct XdpInterface {
     /// Its name.
     pub interface: String,
@@ -59,7 +60,7 @@ pub struct XdpInterface {
 }
 
 /// Handshake messages with one outcome.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Handshakes {
     /// What became of them.
     pub outcome: String,
@@ -68,7 +69,7 @@ pub struct Handshakes {
 }
 
 /// Packets with one reason.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReasonCount {
     /// Why they met their end.
     pub reason: String,
@@ -83,7 +84,7 @@ pub struct ReasonCount {
 }
 
 /// What userspace itself did.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Userspace {
     /// Handshake messages that came up.
     pub handshake_messages: u64,
@@ -114,7 +115,7 @@ pub struct Userspace {
 }
 
 /// How full a table is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MapUse {
     /// The map.
     pub map: String,
@@ -125,7 +126,7 @@ pub struct MapUse {
 }
 
 /// Next hops.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NextHopUse {
     /// How many.
     pub known: usize,
@@ -134,7 +135,7 @@ pub struct NextHopUse {
 }
 
 /// The control source.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Source {
     /// The configuration file, or the store.
     pub name: String,
@@ -147,7 +148,7 @@ pub struct Source {
 }
 
 /// One of `GET /v1/hosts`
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Host {
     /// The member's name.
     pub name: String,
@@ -176,7 +177,7 @@ pub struct Host {
 }
 
 /// One of `GET /v1/sessions`: a direction.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SessionDirection {
     /// The receiver index, hexadecimal.
     pub receiver_index: String,

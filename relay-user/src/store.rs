@@ -6,6 +6,7 @@
 
 mod embedded;
 mod etcd;
+mod fail_over;
 mod writer;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use embedded::{Embedded, FILE};
 pub use etcd::{Etcd, EtcdOptions, EtcdTls};
+pub use fail_over::{Followers, Following, fail_over};
 pub use writer::{Done, WriteError, Writer, unix_time};
 
 pub use crate::model::Revision;

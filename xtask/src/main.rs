@@ -86,7 +86,8 @@ enum Task {
     /// Run every tier of tests and show how long each took
     ///
     /// host: unit tests of all crates, no privileges; fuzz: what userspace reads from outside, by libFuzzer, no
-    /// privileges; program: the XDP program through BPF_PROG_TEST_RUN (root); oracle: the command `fuzz` with 1,000,000
+    /// privileges; store: the control plane's stores, with real etcd; api: its API and the command line, also by
+    /// schemathesis; program: the XDP program through BPF_PROG_TEST_RUN (root); oracle: the command `fuzz` with 1,000,000
     /// frames (root); lab: real WireGuard hosts, NATs and wgrelay in network namespaces (root).
     Test {
         /// Run this tier only
@@ -106,11 +107,11 @@ fn main() -> ExitCode {
 }
 
 fn perform(task: Task) -> Result<()> {
-    use setup::Part::{Bpf, Fuzz, Lab};
+    use setup::Part::{Api, Bpf, Fuzz, Lab};
     let workspace = workspace();
     match task {
         Task::Setup { build_only } => {
-            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Fuzz] };
+            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Fuzz, Api] };
             let tools = setup::setup(&workspace, parts)?;
             println!("BPF toolchain: {}", tools.toolchain);
             println!("bpf-linker:    {}", tools.linker.display());

@@ -26,6 +26,8 @@ pub enum Part {
     Lab,
     /// The compiler for libFuzzer.
     Fuzz,
+    /// What tests the API.
+    Api,
 }
 
 /// What the build of the XDP program uses.
@@ -38,12 +40,13 @@ pub struct Tools {
 }
 
 /// Programs of the lab and the Debian packages that they come in.
-const LAB: [(&str, &str); 9] = [
+const LAB: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("ping", "iputils-ping"),
+    ("curl", "curl"),
     ("iperf3", "iperf3"),
     ("ethtool", "ethtool"),
     ("conntrack", "conntrack"),
@@ -62,6 +65,12 @@ const UNPACKED: [(&str, &str); 2] = [("promtool", "prometheus"), ("etcd", "etcd-
 
 /// The same for fuzzing: libFuzzer is C++, which the crate libfuzzer-sys compiles.
 const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
+
+/// What tests the API by its OpenAPI document. It is written in Python, and gets an environment of its own in target/tools.
+const SCHEMATHESIS: (&str, &str) = ("schemathesis", "4.32.5");
+
+/// The package that makes such environments.
+const VENV: &str = "python3-venv";
 
 /// Debian's toolchain with library source, and its LLVM.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -99,6 +108,8 @@ struct Found {
     programs: Vec<&'static str>,
     /// Programs to be unpacked that are missing, with their packages.
     unpacked: Vec<(&'static str, &'static str)>,
+    /// Whether schemathesis is needed and missing.
+    schemathesis: bool,
     /// Debian packages that are installed; only asked for those that matter.
     packages: BTreeSet<String>,
 }
@@ -116,8 +127,13 @@ impl Found {
         let there =
             |program| find(program).is_some() || executable(&tools_directory(workspace).join(program));
         let llvm = toolchain.as_ref().map_or(DEBIAN_LLVM, |t| t.release.llvm);
+        let schemathesis = parts.contains(&Part::Api) && !there(SCHEMATHESIS.0);
+        let venv =
+            schemathesis && ask(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_none();
+        let packages = missing.map(|&(_, package)| package);
         Ok(Self {
-            programs: missing.map(|&(_, package)| package).chain(proto.then_some(PROTO.1)).collect(),
+            programs: packages.chain(proto.then_some(PROTO.1)).chain(venv.then_some(VENV)).collect(),
+            schemathesis,
             unpacked: UNPACKED.into_iter().filter(|(program, _)| lab && !there(program)).collect(),
             packages: if linker.is_none() {
                 installed(&linker::build_packages(llvm))
@@ -140,7 +156,7 @@ impl Found {
             packages.extend(linker::build_packages(llvm).into_iter().filter(|p| !self.packages.contains(p)));
         }
         packages.extend(self.programs.iter().map(|&package| package.to_owned()));
-        Plan { packages, linker, unpacked: self.unpacked.clone() }
+        Plan { packages, linker, unpacked: self.unpacked.clone(), schemathesis: self.schemathesis }
     }
 }
 
@@ -162,11 +178,13 @@ struct Plan {
     linker: Option<u32>,
     /// Unpack these into target/tools.
     unpacked: Vec<(&'static str, &'static str)>,
+    /// Install schemathesis into target/tools.
+    schemathesis: bool,
 }
 
 impl Plan {
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && self.linker.is_none() && self.unpacked.is_empty()
+        self.packages.is_empty() && self.linker.is_none() && self.unpacked.is_empty() && !self.schemathesis
     }
 
     /// The exact commands, for a Debian system.
@@ -182,7 +200,22 @@ impl Plan {
         if let Some(llvm) = self.linker {
             commands.push(linker::build_command(workspace, llvm));
         }
-        commands.extend(self.unpack_commands(workspace));
+        commands.extend(self.tool_commands(workspace));
+        commands
+    }
+
+    /// What puts programs into target/tools.
+    fn tool_commands(&self, workspace: &Path) -> Vec<String> {
+        let mut commands = self.unpack_commands(workspace);
+        if self.schemathesis {
+            let ((name, version), bin) = (SCHEMATHESIS, tools_directory(workspace));
+            let (bin, home) = (bin.display(), bin.with_file_name(name));
+            let home = home.display();
+            commands.push(format!(
+                "python3 -m venv {home} && {home}/bin/pip install --quiet {name}=={version} && mkdir -p {bin} && \
+                 ln -sf {home}/bin/{name} {bin}/{name}"
+            ));
+        }
         commands
     }
 
@@ -228,9 +261,9 @@ impl Plan {
         if let Some(llvm) = self.linker {
             linker::build(workspace, llvm)?;
         }
-        for command in self.unpack_commands(workspace) {
+        for command in self.tool_commands(workspace) {
             run(Command::new("bash").args(["-euo", "pipefail", "-c", &command]))
-                .with_context(|| format!("unpack from a package of Debian: {command}"))?;
+                .with_context(|| format!("put into target/tools: {command}"))?;
         }
         Ok(())
     }
@@ -248,6 +281,10 @@ impl Plan {
         }
         for (program, _) in &self.unpacked {
             eprintln!("  {program}, unpacked into {}", tools_directory(workspace).display());
+        }
+        if self.schemathesis {
+            let (name, version) = SCHEMATHESIS;
+            eprintln!("  {name} {version}, from PyPI into {}", workspace.join("target/tools").display());
         }
     }
 }
@@ -274,6 +311,7 @@ mod tests {
             linker: Some("/usr/bin/bpf-linker".into()),
             programs: Vec::new(),
             unpacked: Vec::new(),
+            schemathesis: false,
             packages: BTreeSet::new(),
         }
     }
@@ -291,6 +329,7 @@ mod tests {
             linker: None,
             programs: vec!["nftables"],
             unpacked: UNPACKED.to_vec(),
+            schemathesis: true,
             ..complete()
         };
         let plan = fresh.plan();
@@ -309,6 +348,8 @@ mod tests {
         );
         assert!(commands[3].contains("download prometheus"));
         assert!(commands[4].contains("download etcd-server"));
+        assert!(commands[5].starts_with("python3 -m venv /w/target/tools/schemathesis && "));
+        assert_eq!(commands.len(), 6);
     }
 
     #[test]
@@ -318,7 +359,12 @@ mod tests {
         let plan = Found { linker: None, packages: there, ..complete() }.plan();
         assert_eq!(
             plan,
-            Plan { packages: vec!["zlib1g-dev".into()], linker: Some(23), unpacked: Vec::new() }
+            Plan {
+                packages: vec!["zlib1g-dev".into()],
+                linker: Some(23),
+                unpacked: Vec::new(),
+                schemathesis: false
+            }
         );
         // Only the linker is built then: no apt-get.
         let all = linker::build_packages(23).into_iter().collect();

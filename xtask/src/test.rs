@@ -22,6 +22,8 @@ pub enum Tier {
     Fuzz,
     /// The control plane's stores, with real etcd; no privileges
     Store,
+    /// The API and the command line, also by schemathesis; no privileges
+    Api,
     /// The XDP program through BPF_PROG_TEST_RUN; needs root
     Program,
     /// The XDP program against an independent model of it, 1,000,000 random frames; needs root
@@ -32,13 +34,15 @@ pub enum Tier {
 
 impl Tier {
     /// All tiers, quick ones first.
-    pub const ALL: &[Self] = &[Self::Host, Self::Fuzz, Self::Store, Self::Program, Self::Oracle, Self::Lab];
+    pub const ALL: &[Self] =
+        &[Self::Host, Self::Fuzz, Self::Store, Self::Api, Self::Program, Self::Oracle, Self::Lab];
 
     fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Fuzz => "fuzz",
             Self::Store => "store",
+            Self::Api => "api",
             Self::Program => "program",
             Self::Oracle => "oracle",
             Self::Lab => "lab",
@@ -57,6 +61,11 @@ impl Tier {
             Self::Store => {
                 setup::setup(workspace, &[Part::Lab])?;
                 tests.args(["--features", "relay-tests/kernel", "--test", "store"]);
+            }
+            Self::Api => {
+                setup::setup(workspace, &[Part::Lab, Part::Api])?;
+                tests.env("WGRELAY_BIN", build::host("wgrelay", false)?);
+                tests.args(["--features", "relay-tests/kernel", "--test", "api"]);
             }
             Self::Program => {
                 let tools = setup::setup(workspace, &[Part::Bpf])?;

@@ -1,6 +1,9 @@
 //! What can be asked of the model.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{Credential, EnrolmentKey, Key, Membership, Name, Network, Relay, Revision, SecretHash, Token};
 use crate::members::PublicKey;
@@ -62,6 +65,16 @@ pub enum Command {
         /// Which.
         hosts: Hosts,
     },
+    /// Has hosts relayed by others while their relay is gone. Hosts that are not relayed by it any more stay where they are,
+    /// and so do those that no other relay can take.
+    FailOver {
+        /// The relay that is gone.
+        from: Name,
+        /// The hosts that will notice: others would be lost to their relay when it is back.
+        hosts: Vec<Name>,
+        /// The relays that are there.
+        alive: BTreeSet<Name>,
+    },
     /// Makes an enrolment key.
     CreateKey(EnrolmentKey),
     /// Deletes an enrolment key. Who has joined with it stays.
@@ -96,8 +109,21 @@ impl Command {
             | Self::CreateKey(_)
             | Self::CreateToken(_)
             | Self::Enrol(_)
+            | Self::FailOver { .. }
             | Self::Activate(_)
             | Self::Sweep => return None,
+        })
+    }
+
+    /// The record that the command makes, if it is about one that does not exist yet.
+    pub fn makes(&self) -> Option<Key> {
+        Some(match self {
+            Self::CreateNetwork(network) => Key::Network(network.name.clone()),
+            Self::CreateMember(member) => Key::Member(member.name.clone()),
+            Self::CreateRelay(new) => Key::Relay(new.relay.name.clone()),
+            Self::CreateKey(key) => Key::EnrolmentKey(key.id.clone()),
+            Self::CreateToken(token) => Key::Token(token.id.clone()),
+            _ => return None,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod enrol;
+mod fail_over;
 mod member;
 mod relay;
 
@@ -62,7 +63,7 @@ impl State {
 
     /// Says what a command would bring with it, without doing it.
     pub fn consequences(&self, now: UnixTime, command: &Command) -> Result<Vec<Consequence>, Refusal> {
-        let subject = command.subject();
+        let subject = command.subject().or_else(|| command.makes());
         let plan = self.step(now, command, usize::MAX)?;
         let other = plan.ops.into_iter().filter(|op| Some(op.key()) != subject);
         Ok(other
@@ -102,6 +103,7 @@ impl State {
                 self.relay_hosts(relay, hosts, *address, limit)?
             }
             Command::ReleaseHosts { relay, hosts } => self.release_hosts(relay, hosts, limit)?,
+            Command::FailOver { from, hosts, alive } => self.fail_over(from, hosts, alive, limit),
             Command::CreateKey(key) => self.create_key(now, key)?.into(),
             Command::DeleteKey(id) => vec![self.deletion(Key::EnrolmentKey(id.clone()))?].into(),
             Command::Enrol(enrol) => self.enrol(now, enrol)?.into(),

@@ -194,6 +194,16 @@ pub enum Role {
     Enrol,
 }
 
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Admin => "admin",
+            Self::Read => "read",
+            Self::Enrol => "enrol",
+        })
+    }
+}
+
 /// A bearer token of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

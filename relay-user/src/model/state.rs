@@ -169,6 +169,11 @@ impl State {
         token.expires.is_none_or(|expires| now < expires).then_some(token)
     }
 
+    /// The token with this id, whoever asks for it.
+    pub fn token_record(&self, id: &str) -> Option<&Kept<Token>> {
+        self.tokens.get(id)
+    }
+
     /// The member with this public key.
     pub fn by_public_key(&self, key: PublicKey) -> Option<&Kept<Member>> {
         self.member(self.by_key.get(&key.id())?.as_str()).filter(|member| member.public_key == key)

@@ -1,4 +1,5 @@
 mod enrolment;
+mod failing_over;
 mod followed;
 mod plans;
 mod refusals;

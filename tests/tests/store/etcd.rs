@@ -12,7 +12,7 @@ use relay_tests::command::{Process, program};
 use relay_user::store::{Etcd, EtcdOptions, EtcdTls, Event, Revision, Store as _, StoreError, WriteError};
 use rustix::process::Signal;
 
-use super::{member, network, next, put, soon, suite, until, writer};
+use super::{failing_over, member, network, next, put, soon, suite, until, writer};
 
 /// An etcd that is stopped with this value. Its data stays as long as that.
 struct Server {
@@ -100,6 +100,12 @@ impl Server {
 
 fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn hosts_that_follow_move_away_from_a_relay_that_is_gone() {
+    let server = Server::start().await;
+    failing_over::followers_move_and_others_stay(server.store().await, server.store().await).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod embedded;
 #[cfg(feature = "kernel")]
 mod etcd;
 #[cfg(feature = "kernel")]
+mod failing_over;
+#[cfg(feature = "kernel")]
 mod full_disk;
 mod suite;
 mod writing;

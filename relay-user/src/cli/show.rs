@@ -5,7 +5,10 @@ use std::{fmt::Write as _, time::Duration};
 use relay_user::status::{Host, SessionDirection, Status};
 use tabled::{builder::Builder, settings::Style};
 
-fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(crate) fn table<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut builder = Builder::default();
     builder.push_record(header);
     rows.into_iter().for_each(|row| builder.push_record(row));
@@ -16,7 +19,11 @@ fn seconds(seconds: f64) -> String {
     humantime::format_duration(Duration::from_secs(seconds as u64)).to_string()
 }
 
-fn or_dash(text: Option<String>) -> String {
+pub(crate) fn ago(age: f64) -> String {
+    format!("{} ago", seconds(age))
+}
+
+pub(crate) fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
 
@@ -38,10 +45,7 @@ pub(crate) fn status(status: &Status) -> String {
     );
     line("sessions", format!("{}, {} handshakes under way", status.sessions, status.pending));
     line("next hops", format!("{}, {} of them resolved", status.next_hops.known, status.next_hops.resolved));
-    line(
-        "source",
-        format!("{}, taken over {} ago", status.source.name, seconds(status.source.loaded_seconds_ago)),
-    );
+    line("source", format!("{}, taken over {}", status.source.name, ago(status.source.loaded_seconds_ago)));
     if let Some(error) = &status.source.error {
         line("", format!("NOT taken over: {error}"));
     }
@@ -72,7 +76,7 @@ pub(crate) fn hosts(hosts: &[Host]) -> String {
             host.networks.join(","),
             relay,
             or_dash(host.endpoint.clone()),
-            or_dash(host.last_handshake_seconds_ago.map(|age| format!("{} ago", seconds(age)))),
+            or_dash(host.last_handshake_seconds_ago.map(ago)),
             host.sessions.to_string(),
             format!("{} / {}", host.sent_packets, host.sent_bytes),
             format!("{} / {}", host.received_packets, host.received_bytes),

@@ -1,0 +1,59 @@
+//! What the relay of this process shows of itself, and whether the API answers at all.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use tokio::sync::oneshot;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Api, auth::Reader, problem::Problem, shape::Health};
+use crate::{
+    engine::Request,
+    status::{Host, SessionDirection, Status},
+};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(show_status))
+        .routes(routes!(list_hosts))
+        .routes(routes!(list_sessions))
+        .routes(routes!(show_health))
+}
+
+async fn asked<T>(api: &Api, question: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Problem> {
+    api.engine()?.ask(question).await.ok_or_else(Problem::stopping)
+}
+
+/// Show the relay of this process
+#[utoipa::path(get, path = "/status", tag = "relay here", responses((status = 200, body = Status)))]
+async fn show_status(_: Reader, State(api): State<Api>) -> Result<Json<Status>, Problem> {
+    asked(&api, Request::Status).await.map(Json)
+}
+
+/// Show its members
+#[utoipa::path(get, path = "/hosts", tag = "relay here", responses((status = 200, body = Vec<Host>)))]
+async fn list_hosts(_: Reader, State(api): State<Api>) -> Result<Json<Vec<Host>>, Problem> {
+    asked(&api, Request::Hosts).await.map(Json)
+}
+
+/// Show its live sessions, each with both directions
+#[utoipa::path(get, path = "/sessions", tag = "relay here", responses((status = 200, body = Vec<SessionDirection>)))]
+async fn list_sessions(_: Reader, State(api): State<Api>) -> Result<Json<Vec<SessionDirection>>, Problem> {
+    asked(&api, Request::Sessions).await.map(Json)
+}
+
+/// Say that the API answers
+///
+/// Needs no token. It is no failure if the store can't be reached: the last good state is shown then.
+#[utoipa::path(get, path = "/health", tag = "API", security(()), responses((status = 200, body = Health)))]
+async fn show_health(State(api): State<Api>) -> Response {
+    let trouble = api.control.as_ref().and_then(|control| control.writer.trouble().borrow().clone());
+    Json(Health {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        // Where it is and what it is, is nobody's business who has no token.
+        store: trouble.map(|_| "out of reach: the last good state is shown".to_owned()),
+    })
+    .into_response()
+}
