@@ -20,7 +20,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::engine::Request;
+use crate::{engine::Request, status::Status};
+
+/// How many unknown sources the status names.
+const SOURCES_IN_STATUS: usize = 10;
 
 /// A way to ask the engine.
 #[derive(Clone)]
@@ -70,10 +73,18 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
 /// The API's paths.
 pub fn router(engine: Engine) -> Router {
     Router::new()
-        .route("/v1/status", get(async |State(e): State<Engine>| answer(e.ask(Request::Status).await)))
+        .route("/v1/status", get(async |State(e): State<Engine>| answer(status(&e).await)))
         .route("/v1/hosts", get(async |State(e): State<Engine>| answer(e.ask(Request::Hosts).await)))
         .route("/v1/sessions", get(async |State(e): State<Engine>| answer(e.ask(Request::Sessions).await)))
+        .route("/v1/sources", get(async |State(e): State<Engine>| answer(e.ask(Request::Sources).await)))
         .with_state(engine)
+}
+
+async fn status(engine: &Engine) -> Option<Status> {
+    let mut status = engine.ask(Request::Status).await?;
+    status.unknown_sources = engine.ask(Request::Sources).await?;
+    status.unknown_sources.truncate(SOURCES_IN_STATUS);
+    Some(status)
 }
 
 fn answer<T: Serialize>(answer: Option<T>) -> axum::response::Response {

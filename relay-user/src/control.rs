@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    admission::Admission,
     api::Engine,
     clock,
     config::{Config, ConfigError},
@@ -31,6 +32,7 @@ pub struct File {
     path: PathBuf,
     config: Config,
     members: Arc<Members>,
+    admission: Admission,
     relay_key: PublicKey,
     /// Whether the newest content could not be taken over.
     failed: bool,
@@ -47,7 +49,8 @@ pub fn members(path: &Path, config: &Config, relay_key: PublicKey) -> Result<Arc
 impl File {
     /// The file that `config` was read from.
     pub fn new(path: PathBuf, config: Config, members: Arc<Members>, relay_key: PublicKey) -> Self {
-        Self { path, config, members, relay_key, failed: false, needs_restart: Vec::new() }
+        let admission = config.admission();
+        Self { path, config, members, admission, relay_key, failed: false, needs_restart: Vec::new() }
     }
 
     /// What is known of the source right after start.
@@ -119,7 +122,9 @@ impl File {
 
     async fn take_over(&mut self, config: &Config, members: Arc<Members>, engine: &Engine) {
         let needs_restart = self.config.needs_restart(config);
-        if members == self.members && needs_restart == self.needs_restart && !self.failed {
+        let admission = config.admission();
+        let same = members == self.members && admission == self.admission;
+        if same && needs_restart == self.needs_restart && !self.failed {
             return;
         }
         if !needs_restart.is_empty() {
@@ -131,8 +136,9 @@ impl File {
         info!(file = %self.path.display(), members = members.iter().len(), "configuration taken over");
         self.failed = false;
         self.members = Arc::clone(&members);
+        self.admission = admission.clone();
         self.needs_restart.clone_from(&needs_restart);
         let source = SourceState { needs_restart, ..self.state() };
-        engine.tell(Request::Change(Change { members, source })).await;
+        engine.tell(Request::Change(Change { members, admission, source })).await;
     }
 }

@@ -4,6 +4,7 @@
 //! source, questions of the API) and carries out what follows from it before it takes the next.
 
 mod actions;
+mod admission;
 mod data;
 mod report;
 mod start;
@@ -31,6 +32,7 @@ use tracing::{debug, info, warn};
 use zerocopy::FromBytes as _;
 
 use crate::{
+    admission::Admission,
     clock,
     config::Config,
     forwarding::Locals,
@@ -41,8 +43,9 @@ use crate::{
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
     program::Attached,
+    rates::Rates,
     sockets::Sockets,
-    status::{Host, SessionDirection, Source, Status, Userspace},
+    status::{Host, SessionDirection, Source, Status, UnknownSource, Userspace},
 };
 
 /// The WireGuard interface is read this long after a hint: by then WireGuard has taken in the packet that caused it.
@@ -65,6 +68,8 @@ const EVENTS_AT_ONCE: usize = 64;
 pub struct Change {
     /// The members as they are to be.
     pub members: Arc<Members>,
+    /// What is admitted.
+    pub admission: Admission,
     /// What the source says of itself.
     pub source: SourceState,
 }
@@ -94,6 +99,8 @@ pub enum Request {
     Hosts(oneshot::Sender<Vec<Host>>),
     /// `GET /v1/sessions`
     Sessions(oneshot::Sender<Vec<SessionDirection>>),
+    /// `GET /v1/sources`
+    Sources(oneshot::Sender<Vec<UnknownSource>>),
 }
 
 /// What has passed for a member.
@@ -123,6 +130,8 @@ pub struct Engine {
     /// `ENDPOINTS` as it stands in the map.
     endpoints: HashMap<Endpoint, u64>,
     endpoints_version: Option<u64>,
+    /// `RATES` as it stands in the map.
+    rates: Rates,
     counts: Userspace,
     started: Timestamp,
     reads: Reads,
@@ -307,10 +316,12 @@ impl Engine {
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Hosts(answer) => drop(answer.send(self.hosts())),
             Request::Sessions(answer) => drop(answer.send(self.session_directions())),
+            Request::Sources(answer) => drop(answer.send(self.unknown_sources())),
         }
     }
 
-    async fn change(&mut self, Change { members, source }: Change) {
+    async fn change(&mut self, Change { members, admission, source }: Change) {
+        self.apply_admission(admission).await;
         let before = relayed(&self.members);
         self.members = members;
         self.source = source;
@@ -324,6 +335,7 @@ impl Engine {
         let mut actions = Vec::new();
         self.tracker.set_members(clock::now(), Arc::clone(&self.members), &mut actions);
         self.carry_out(actions).await;
+        self.apply_rates();
         self.beside.retain(|id, _| self.members.member(*id).is_some());
         self.handshakes.retain(|id, _| self.members.member(*id).is_some());
         if let Err(error) = self.interface.set_peers(&relayed(&self.members), gone).await {

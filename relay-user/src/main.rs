@@ -14,7 +14,7 @@ use relay_user::{
     members::PublicKey,
     program::{self, Claim},
     run,
-    status::{Host, SessionDirection, Status},
+    status::{Host, SessionDirection, Status, UnknownSource},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -55,6 +55,11 @@ enum Command {
     Hosts(Show),
     /// Show the live sessions, a row for each direction.
     Sessions(Show),
+    /// Show the unknown sources that sent something to the relay port lately, those with the most packets first.
+    ///
+    /// An IPv6 source is a network of 64 bits. Sources that were never admitted, since all unknown sources together had
+    /// used up their budget, are not among them.
+    Sources(Show),
     /// Remove what a relay that was killed has left: its XDP program and its maps. Its sessions end.
     Unload {
         /// The directory of the pins (`pin_dir` of its configuration).
@@ -95,6 +100,9 @@ fn execute(command: Command) -> Result<()> {
             Command::Sessions(show) => {
                 print::<Vec<SessionDirection>>(&show, "/v1/sessions", |sessions| show::sessions(sessions))
                     .await
+            }
+            Command::Sources(show) => {
+                print::<Vec<UnknownSource>>(&show, "/v1/sources", |sources| show::sources(sources)).await
             }
             Command::Unload { pin_dir } => unload(&pin_dir),
         }

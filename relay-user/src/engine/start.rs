@@ -16,12 +16,13 @@ use crate::{
     clock,
     config::Config,
     forwarding::{Locals, restore},
-    handshake::{Action, Limits, Settings, Tracker},
+    handshake::{Action, Limits, Quotas, Settings, Tracker},
     interface::Interface,
     members::{MemberId, Members},
     netlink::Netlink,
     next_hops::{NOWHERE, NextHops},
     program::Loaded,
+    rates::Rates,
     status::Userspace,
 };
 
@@ -40,18 +41,22 @@ impl Engine {
         let table = maps.locals().context("read the relay's addresses of an earlier run")?;
         let (left, ledger) = maps.sessions();
         let in_use: HashSet<u16> = left.values().map(|direction| direction.next_hop).collect();
+        let admission = config.admission();
         let settings = Settings {
             public_key: interface.public_key(),
             addresses: config.relay.addresses.clone(),
             port: config.relay.port,
-            denied: config.relay.deny.clone(),
+            filter: admission.filter.clone(),
+            work: admission.work,
             limits: Limits {
                 sessions: config.limits.sessions as usize / 2,
                 sessions_per_responder: config.limits.sessions_per_member as usize,
                 pending: config.limits.pending as usize,
+                pending_quotas: Quotas::of(config.limits.pending as usize),
                 ..Limits::default()
             },
         };
+        let rates = Rates::adopt(maps.rates());
         let ports: Vec<u32> = attached.iter().map(|a| a.ifindex).collect();
         maps.write_tx_ports(&ports).context("write the egress interfaces")?;
         maps.forget_all().context("clear the handshakes of an earlier run")?;
@@ -78,11 +83,15 @@ impl Engine {
             endpoints: maps.endpoints(),
             maps,
             endpoints_version: None,
+            rates,
             counts: Userspace::default(),
             started: now,
             reads: Reads::new(now),
             resync: false,
         };
+        // Before any session is written.
+        engine.apply_rates();
+        engine.apply_admission(admission).await;
         engine.read_neighbours().await?;
         engine.restore(&left, &ledger, &Locals::read(&table)).await?;
         engine.interface.set_peers(&relayed(&engine.members), &BTreeSet::new()).await?;

@@ -96,6 +96,7 @@ impl State {
             public_key: member.public_key,
             networks,
             place,
+            rate_limit: None,
         };
         Seen {
             member: (relay.is_none() && member.active).then_some(seen),

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::crafted::{RELAY, RELAY_6, Relay, at, id, ip, members, settings};
 use crate::{
-    handshake::{Datagram, Limits, Outcome, Settings},
+    handshake::{Datagram, Limits, Outcome, Quotas, Settings},
     members::Policy,
 };
 
@@ -51,6 +51,7 @@ fn maps_and_tables_agree_whatever_happens() {
             sessions_per_responder: [8, 3][seed as usize / 2 % 2],
             sessions_per_pair: 2,
             pending: 6,
+            pending_quotas: Quotas { source: 5, unknown: 4 },
             proven: 3,
         };
         let first = random_members(&mut rng);
