@@ -3,6 +3,7 @@
 mod between_families;
 mod coming_back;
 mod failures;
+mod flood;
 mod members;
 mod neighbours;
 mod path_mtu;

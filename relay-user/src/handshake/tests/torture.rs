@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use super::crafted::{RELAY, RELAY_6, Relay, at, id, ip, members, settings};
+use super::crafted::{RELAY, RELAY_6, Relay, UNLIMITED, at, id, ip, members, settings};
 use crate::{
+    admission::Work,
     handshake::{Datagram, Limits, Outcome, Quotas, Settings},
     members::Policy,
 };
@@ -55,7 +56,9 @@ fn maps_and_tables_agree_whatever_happens() {
             proven: 3,
         };
         let first = random_members(&mut rng);
-        let mut relay = Relay::new(Settings { limits, ..settings() }, first);
+        let little = Work { searched_keys: 20, initiations: 10, unknown_initiations: 1 };
+        let work = [UNLIMITED, UNLIMITED, little][seed as usize % 3];
+        let mut relay = Relay::new(Settings { limits, work, ..settings() }, first);
         let mut opened = 0;
         for _ in 0..3_000 {
             let endpoint = *ENDPOINTS.choose(&mut rng).unwrap();
