@@ -530,6 +530,11 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
             ("\"198.51.100.9:51820\"", "\"224.0.0.1:51820\"", 20, "multicast"),
             ("\"198.51.100.9:51820\"", "\"203.0.113.1:51820\"", 20, "same static endpoint"),
             ("networks = [\"mesh\"]\nrelayed", "networks = []\nrelayed", 14, "in no network"),
+            ("relayed = true", "relayed = true\nrate_limit = {}", 14, "bits_per_second"),
+            ("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 9600 }", 14, "from 64000"),
+            ("relayed = true", "relayed = true\nrate_limit = { packets_per_second = 0 }", 14, "at least 1"),
+            ("[[other_relay]]", "[limits]\nunknown_packets = 0\n[[other_relay]]", 11, "from 1 to"),
+            ("attach = ", "allow = [\"198.51.100.0/33\"]\nattach = ", 8, "invalid"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let (at, reason) = fault(&GOOD.replacen(from, to, 1));
@@ -543,6 +548,30 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
         let config = Config::parse(GOOD).unwrap();
         let (_, reason) = config.members(PublicKey([b'a'; 32])).unwrap_err();
         assert!(reason.contains("the relay's own public key"), "{reason}");
+    }
+
+    #[test]
+    fn what_is_admitted_is_read_and_needs_no_restart() {
+        let old = Config::parse(GOOD).unwrap();
+        assert_eq!(old.admission(), Admission::default());
+        let text = GOOD
+            .replace("attach =", "allow = [\"198.51.0.0/16\"]\ndeny = [\"198.51.100.0/24\"]\nattach =")
+            .replace(
+                "[[other_relay]]",
+                "[limits]\nunknown_packets = 7\nunknown_initiations = 8\n[[other_relay]]",
+            )
+            .replace("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 1_000_000 }");
+        let new = Config::parse(&text).unwrap();
+        assert_eq!(old.needs_restart(&new), Vec::<&str>::new());
+        let Admission { filter, packets, work } = new.admission();
+        assert!(filter.denies([198, 51, 100, 1].into()) && filter.admits_new([198, 51, 1, 1].into()));
+        assert!(!filter.admits_new([203, 0, 113, 1].into()));
+        assert_eq!((packets.unknown, work.unknown_initiations), (7, 8));
+        let members = new.members(PublicKey([7; 32])).unwrap();
+        let limits: Vec<_> = members.iter().filter_map(|(_, member)| member.rate_limit).collect();
+        assert_eq!(limits, [RateLimit { bits_per_second: Some(1_000_000), packets_per_second: None }]);
+        let sizes = Config::parse(&text.replace("[limits]", "[limits]\nsessions = 9")).unwrap();
+        assert_eq!(new.needs_restart(&sizes), ["the sizes in limits"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -21,6 +22,7 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 use crate::{
     bench::xdp::traffic::{Macs, flow, frame, template},
     lab::Namespace,
+    wait::now,
 };
 
 /// The device at either end of the wire.
@@ -49,6 +51,15 @@ pub fn object() -> Vec<u8> {
     })
 }
 
+/// Ends the flood also when what goes on meanwhile panics.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Where it comes from.
 #[derive(Debug)]
 pub struct Flood {
@@ -75,23 +86,24 @@ impl Flood {
         Self { source, object, ifindex, macs }
     }
 
-    /// Floods `relay` from so many sources (a power of two) while `meanwhile` runs. Tells how many frames that were, and
-    /// what came of the other.
+    /// Floods `relay` from so many sources (a power of two) while `meanwhile` runs. Tells how many frames that were,
+    /// how long they took, and what came of the other.
     pub fn during<T>(
         &self,
         garbage: Garbage,
         sources: u32,
         relay: SocketAddr,
         meanwhile: impl FnOnce() -> T,
-    ) -> (u64, T) {
+    ) -> (u64, Duration, T) {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let (stop, (begun, wait)) = (&stop, std::sync::mpsc::channel());
             let flooding = scope.spawn(move || self.run(garbage, sources, relay, begun, stop));
+            let stopping = Stopping(stop);
             let result = wait.recv().map(|()| meanwhile());
-            stop.store(true, Ordering::Relaxed);
-            let sent = flooding.join().expect("the flood does not panic").expect("the flood runs");
-            (sent, result.expect("the flood has begun"))
+            drop(stopping);
+            let (sent, time) = flooding.join().expect("the flood does not panic").expect("the flood runs");
+            (sent, time, result.expect("the flood has begun"))
         })
     }
 
@@ -102,7 +114,7 @@ impl Flood {
         relay: SocketAddr,
         begun: std::sync::mpsc::Sender<()>,
         stop: &AtomicBool,
-    ) -> Result<u64> {
+    ) -> Result<(u64, Duration)> {
         let layout = Layout::of(true, true);
         let frame = |number: u32| self.frame(garbage, number, relay);
         let mut ebpf = EbpfLoader::new()
@@ -122,6 +134,7 @@ impl Flood {
         // `struct xdp_md`: where the frame begins and ends, no metadata, the device, its first queue, no egress.
         let context: [u32; 6] = [0, data.len() as u32, 0, self.ifindex, 0, 0];
         let _ = begun.send(());
+        let start = now();
         self.source.enter(|| {
             while !stop.load(Ordering::Relaxed) {
                 program.test_run(TestRunOptions {
@@ -134,7 +147,7 @@ impl Flood {
             }
             anyhow::Ok(())
         })?;
-        Ok(state.get(&0, 0)?.runs)
+        Ok((state.get(&0, 0)?.runs, start.elapsed()))
     }
 
     /// What source `number` sends. Index and counter are the generator's to fill in.

@@ -32,8 +32,8 @@ pub const LIMITS: Limits =
         pending_quotas: Quotas { source: 3, unknown: 2 },
         proven: 2,
     };
-/// So little that a short input uses it up.
-pub const WORK: Work = Work { searched_keys: 60, initiations: 10, unknown_initiations: 2 };
+/// So little that an input which repeats itself uses it up.
+pub const WORK: Work = Work { searched_keys: 600, initiations: 100, unknown_initiations: 5 };
 /// How many hosts may be members.
 pub const HOSTS: u8 = 6;
 /// Stands for the relay itself among the hosts that a message may be for.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use relay_tests::{
     World,
     flood::{DEVICE, Flood, Garbage},
-    relay::{Outer, Relay},
+    relay::{Outer, PORT, Relay},
     traffic::{Pinging, connect},
     until,
     wait::now,
@@ -14,6 +14,8 @@ use relay_tests::{
 
 /// Sources of a flood from very many: more than there is room for.
 const MANY: u32 = 1 << 18;
+/// What is admitted at once when a flood begins, and may well be too much for a socket, for a moment.
+const BUCKET: u64 = 2_000;
 /// WireGuard repeats an initiation after five seconds: what has come about before was the first.
 const FIRST_TRY: Duration = Duration::from_millis(4_500);
 
@@ -23,6 +25,8 @@ fn a_flood_costs_known_hosts_neither_their_sessions_nor_a_handshake() {
     let flood = Flood::new(&world.relay.namespace, relay_tests::flood::object());
     world.relay.attach.push(DEVICE.to_owned());
     world.relay.start();
+    // So that it comes back from where it was.
+    world.b.set_listen_port(PORT);
     world.point_hosts(Outer::Ipv4, 5);
     world.start_hosts();
     connect(&world.a, &world.p, REGISTRATION);
@@ -36,16 +40,17 @@ fn a_flood_costs_known_hosts_neither_their_sessions_nor_a_handshake() {
         let what = format!("{garbage:?} from {sources}");
         let before = world.relay.status();
         let lost = world.relay.namespace.udp_buffer_errors();
-        let start = now();
-        let (sent, ()) = flood.during(garbage, sources, relay, || under_fire(&mut world, &pings, &what));
-        let rate = sent as f64 / start.elapsed().as_secs_f64();
+        let (sent, time, ()) =
+            flood.during(garbage, sources, relay, || under_fire(&mut world, &pings, &what));
+        let rate = sent as f64 / time.as_secs_f64();
         let after = world.relay.status();
         let more = |reason: &str| after.packets(reason) - before.packets(reason);
         let dropped = more("source_over_budget") + more("unknown_over_budget");
         eprintln!("{what}: {sent} frames, {rate:.0} a second, {dropped} of them dropped");
         assert!(sent >= 1_000_000, "{what}: no flood, {sent} frames");
         assert!(dropped as f64 > 0.95 * sent as f64, "{what}: {dropped} of {sent} dropped");
-        assert_eq!(world.relay.namespace.udp_buffer_errors(), lost, "{what}: WireGuard's socket overflowed");
+        let lost = world.relay.namespace.udp_buffer_errors() - lost;
+        assert!(lost <= BUCKET, "{what}: {lost} datagrams found WireGuard's socket full");
         assert_eq!(after.ring_lost, before.ring_lost, "{what}: the ring buffer overflowed");
         let shown = world.relay.sources();
         assert!(shown.iter().any(|source| source.source.starts_with("11.")), "{what}: {shown:?}");

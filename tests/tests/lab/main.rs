@@ -8,6 +8,7 @@ mod members;
 mod neighbours;
 mod path_mtu;
 mod premises;
+mod rates;
 mod seeing;
 mod talking;
 mod uplinks;

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya::maps::lpm_trie::Key;
@@ -17,7 +17,7 @@ use relay_ebpf::{
         RateBuckets, Source, source_key,
     },
 };
-use relay_tests::oracle::pace::now;
+use relay_tests::{oracle::pace::now, wait};
 
 use crate::{
     datagram::{Datagram, cookie_reply, initiation, response, transport_data},
@@ -342,7 +342,7 @@ fn each_budget_holds_what_may_pass_in_a_second() {
     relay.budgets().set(0, budgets, 0).unwrap();
     relay.endpoints().insert(Endpoint::from(IPV6.alice), Known::default(), 0).unwrap();
     let frame = |hosts: &Hosts, source| hosts.datagram(source, transport_data(hosts.unknown(), 64)).frame();
-    let start = Instant::now();
+    let start = wait::now();
     let mut check = |hosts: &Hosts, source, [of_own, of_source, of_all]: [u64; 3], why: [u64; 3]| {
         let reasons = [Reason::KnownOverBudget, Reason::SourceOverBudget, Reason::UnknownOverBudget];
         let [passed] = [Reason::DataOwn];
@@ -415,7 +415,7 @@ fn what_comes_in_at_the_limit_passes_and_what_is_beyond_does_not() {
     relay.open(&relay_ebpf::tables::Session { sender_rate: 3, ..base });
     let frame = IPV4.datagram(IPV4.alice, transport_data(0x77, 1000)).frame();
     // 1000 packets a second: a hundred at once, then one in a millisecond.
-    let start = Instant::now();
+    let start = wait::now();
     let [first, _] = ends(&mut relay, &frame, 200, [Reason::ForwardedTx, Reason::OverRateLimit]);
     let took = start.elapsed().as_millis() as u64;
     assert!((99..=101 + took).contains(&first), "{first} in {took} ms");
@@ -460,7 +460,7 @@ fn cpus_share_a_bucket_without_spoiling_it() {
     relay.budgets().set(0, budgets, 0).unwrap();
     let frame = IPV4.datagram(IPV4.stranger, transport_data(IPV4.unknown(), 64)).frame();
     let threads = 4;
-    let start = Instant::now();
+    let start = wait::now();
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
