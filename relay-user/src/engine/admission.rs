@@ -11,15 +11,19 @@ use crate::{
 };
 
 impl Engine {
-    /// Makes the tracker and the maps go by this. What is denied now ends at once.
-    pub(super) async fn apply_admission(&mut self, admission: Admission) {
-        let Admission { filter, packets, work } = admission;
-        let written = self.maps.write_prefixes(&filter.entries());
+    /// Makes the maps say what is admitted.
+    pub(super) fn write_admission(&mut self, admission: &Admission) {
+        let written = self.maps.write_prefixes(&admission.filter.entries());
         self.check(written, "write the prefixes of allowed and denied sources");
-        let written = self.maps.write_budgets(&packets.budgets());
+        let written = self.maps.write_budgets(&admission.packets.budgets());
         self.check(written, "write what is admitted");
+    }
+
+    /// Makes the maps and the tracker go by this. What is denied now ends at once.
+    pub(super) async fn apply_admission(&mut self, admission: Admission) {
+        self.write_admission(&admission);
         let mut actions = Vec::new();
-        self.tracker.set_admission(clock::now(), filter, work, &mut actions);
+        self.tracker.set_admission(clock::now(), admission.filter, admission.work, &mut actions);
         self.carry_out(actions).await;
         // What is denied no more is found at its endpoint again.
         self.reads.hint(clock::now());

@@ -91,7 +91,7 @@ impl Engine {
         };
         // Before any session is written.
         engine.apply_rates();
-        engine.apply_admission(admission).await;
+        engine.write_admission(&admission);
         engine.read_neighbours().await?;
         engine.restore(&left, &ledger, &Locals::read(&table)).await?;
         engine.interface.set_peers(&relayed(&engine.members), &BTreeSet::new()).await?;
