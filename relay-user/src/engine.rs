@@ -130,6 +130,8 @@ pub struct Engine {
     /// `ENDPOINTS` as it stands in the map.
     endpoints: HashMap<Endpoint, u64>,
     endpoints_version: Option<u64>,
+    /// What is admitted, as it stands in the maps and the tracker.
+    admission: Admission,
     /// `RATES` as it stands in the map.
     rates: Rates,
     counts: Userspace,

@@ -12,18 +12,23 @@ use crate::{
 
 impl Engine {
     /// Makes the maps say what is admitted.
-    pub(super) fn write_admission(&mut self, admission: &Admission) {
-        let written = self.maps.write_prefixes(&admission.filter.entries());
+    pub(super) fn write_admission(&mut self) {
+        let written = self.maps.write_prefixes(&self.admission.filter.entries());
         self.check(written, "write the prefixes of allowed and denied sources");
-        let written = self.maps.write_budgets(&admission.packets.budgets());
+        let written = self.maps.write_budgets(&self.admission.packets.budgets());
         self.check(written, "write what is admitted");
     }
 
     /// Makes the maps and the tracker go by this. What is denied now ends at once.
     pub(super) async fn apply_admission(&mut self, admission: Admission) {
-        self.write_admission(&admission);
+        if self.admission == admission {
+            return;
+        }
+        self.admission = admission;
+        self.write_admission();
+        let (filter, work) = (self.admission.filter.clone(), self.admission.work);
         let mut actions = Vec::new();
-        self.tracker.set_admission(clock::now(), admission.filter, admission.work, &mut actions);
+        self.tracker.set_admission(clock::now(), filter, work, &mut actions);
         self.carry_out(actions).await;
         // What is denied no more is found at its endpoint again.
         self.reads.hint(clock::now());

@@ -84,6 +84,7 @@ impl Engine {
             maps,
             endpoints_version: None,
             rates,
+            admission,
             counts: Userspace::default(),
             started: now,
             reads: Reads::new(now),
@@ -91,7 +92,7 @@ impl Engine {
         };
         // Before any session is written.
         engine.apply_rates();
-        engine.write_admission(&admission);
+        engine.write_admission();
         engine.read_neighbours().await?;
         engine.restore(&left, &ledger, &Locals::read(&table)).await?;
         engine.interface.set_peers(&relayed(&engine.members), &BTreeSet::new()).await?;
