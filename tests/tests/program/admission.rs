@@ -60,8 +60,7 @@ fn groups() -> Vec<Group> {
             prepare: |relay| use_up(relay, NONE, NONE, BOTH),
             fixtures: of_both(|hosts| {
                 refused(hosts, hosts.stranger, BOTH, Reason::UnknownOverBudget)
-                    // What hides its port is of nobody that we know.
-                    .chain(admitted(hosts, hosts.alice, BOTH).filter(|f| f.reason() != Reason::IpOptions))
+                    .chain(admitted_by_port(hosts))
                     .collect()
             }),
         },
@@ -105,7 +104,7 @@ fn groups() -> Vec<Group> {
             fixtures: of_both(|hosts| {
                 refused(hosts, beside(hosts.stranger), BOTH, Reason::SourceNotAllowed)
                     .chain(admitted(hosts, hosts.stranger, BOTH))
-                    .chain(admitted(hosts, hosts.alice, BOTH))
+                    .chain(admitted_by_port(hosts))
                     .collect()
             }),
         },
@@ -239,6 +238,11 @@ fn kinds(hosts: &Hosts, source: SocketAddr, [signal, bulk]: Classes) -> Vec<Fixt
 
 fn admitted(hosts: &Hosts, source: SocketAddr, classes: Classes) -> impl Iterator<Item = Fixture> {
     kinds(hosts, source, classes).into_iter()
+}
+
+/// What alice sends, but for what hides its port: that is of nobody that we know.
+fn admitted_by_port(hosts: &Hosts) -> impl Iterator<Item = Fixture> {
+    admitted(hosts, hosts.alice, BOTH).filter(|fixture| fixture.reason() != Reason::IpOptions)
 }
 
 /// None of them is, nor is anything copied up; what goes nowhere in any case does not matter.
