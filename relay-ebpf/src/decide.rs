@@ -3,13 +3,15 @@
 use aya_ebpf::programs::XdpContext;
 use relay_ebpf::{
     reason::{Family, Reason},
-    wireguard::{COOKIE_REPLY_LEN, INITIATION_LEN, Kind, RESPONSE_LEN},
+    tables::{Class, Endpoint},
+    wireguard::{COOKIE_REPLY_LEN, INITIATION_LEN, Kind, RESPONSE_LEN, TRANSPORT_DATA_MIN_LEN},
 };
 
 use crate::{
+    admission::{Admission, admit},
     forward::{belongs, forward},
-    frame::{Ethernet, Frame, IpFrame, MessageFrame, Packet, Udp, UdpFrame},
-    ip::{Ip, Ipv4, Ipv6, LeaveAs},
+    frame::{Ethernet, FragmentFrame, Frame, IpFrame, MessageFrame, Packet, Udp, UdpFrame, endpoint},
+    ip::{FragmentOf, Ip, Ipv4, Ipv6, LeaveAs},
     maps::{PENDING, is_relay, locals, port_be},
     sessions,
     straight::straight,
@@ -77,7 +79,55 @@ where
         },
         Err(reason) => reason,
     };
-    (reason, I::FAMILY)
+    let refused =
+        socket_source::<TAGS, I>(frame, reason).and_then(|source| refusal(admit(&source, Class::Bulk)));
+    (refused.unwrap_or(reason), I::FAMILY)
+}
+
+/// Where a packet comes from that is no whole WireGuard message but may get to WireGuard's socket for all that; `None` if it
+/// won't. Whatever hides its port has port 0, at which no endpoint is known.
+#[inline(always)]
+fn socket_source<const TAGS: usize, I: Ip>(frame: &Frame<'_>, reason: Reason) -> Option<Endpoint> {
+    const HIDDEN: [u8; 2] = [0; 2];
+    match reason {
+        // The kernel cuts off what is longer than UDP's length says, and takes 0 for all there is (udp_rcv, udpv6_rcv).
+        Reason::Malformed | Reason::NotWireguard => {
+            let UdpFrame { ip, udp, .. } = frame.prefix::<UdpFrame<TAGS, I>>()?;
+            let ours =
+                ip.is_plain_udp() && udp.destination_port_be == port_be() && is_relay(ip.destination());
+            ours.then(|| endpoint(ip.source(), udp.source_port_be))
+        }
+        Reason::IpOptions => {
+            let IpFrame { ip, .. } = frame.prefix::<IpFrame<TAGS, I>>()?;
+            Some(endpoint(ip.source(), HIDDEN))
+        }
+        // Without the first of its fragments a datagram goes nowhere, so only the first pays.
+        Reason::Fragment => {
+            let FragmentFrame { ip, header, udp, .. } =
+                frame.prefix::<FragmentFrame<TAGS, I, I::FragmentHeader>>()?;
+            match ip.fragment_of(header) {
+                FragmentOf::Udp if udp.destination_port_be == port_be() => {
+                    Some(endpoint(ip.source(), udp.source_port_be))
+                }
+                FragmentOf::Unknown => Some(endpoint(ip.source(), HIDDEN)),
+                FragmentOf::Udp | FragmentOf::Other => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Why a packet is refused; `None` if it is admitted.
+#[inline(always)]
+fn refusal(admission: Admission) -> Option<Reason> {
+    match admission {
+        Admission::Known | Admission::Unknown => None,
+        Admission::KnownOverBudget => Some(Reason::KnownOverBudget),
+        Admission::SourceOverBudget => Some(Reason::SourceOverBudget),
+        Admission::UnknownOverBudget => Some(Reason::UnknownOverBudget),
+        Admission::Denied => Some(Reason::SourceDenied),
+        Admission::NotAllowed => Some(Reason::SourceNotAllowed),
+    }
 }
 
 /// Checks that it is UDP to the relay port whose lengths agree, and gives the length of the message in bytes. What
@@ -155,11 +205,15 @@ fn not_relayed<I: Ip>(
     if !is_relay(packet.ip.destination()) {
         return Reason::OtherDestination;
     }
+    let admission = admit(&packet.source(), class(packet));
+    if let Some(reason) = refusal(admission) {
+        return reason;
+    }
     if !checksummed {
         return Reason::NoUdpChecksum;
     }
-    let arrival = Arrival::of(packet, message_at);
-    match kind_again(packet) {
+    let arrival = Arrival::of(packet, message_at, admission == Admission::Known);
+    match kind_again(packet).0 {
         None => Reason::NotWireguard,
         Some(Kind::Initiation) if copy_up::<INITIATION_LEN>(ctx, &arrival) => Reason::Initiation,
         Some(Kind::Initiation) => Reason::InitiationNotCopied,
@@ -175,19 +229,27 @@ fn not_relayed<I: Ip>(
     }
 }
 
-/// What the message is, read anew. On Linux 6.1 IPv6 responses and cookie replies came out as no WireGuard when what was
-/// found before was kept over the call of [`is_relay`]; nothing of it was seen on 6.12 and 6.18, whose verifiers follow
-/// values over calls better. A value from the packet is one that no verifier presumes anything of.
+/// What the message is as far as admission goes. A keepalive is data without content.
 #[inline(always)]
-fn kind_again<I: Ip>(packet: &Packet<I>) -> Option<Kind> {
+fn class<I: Ip>(packet: &Packet<I>) -> Class {
+    match kind_again(packet) {
+        (Some(Kind::Initiation | Kind::Response | Kind::CookieReply), _)
+        | (Some(Kind::TransportData), TRANSPORT_DATA_MIN_LEN) => Class::Signal,
+        _ => Class::Bulk,
+    }
+}
+
+/// What the message is and its length, read anew. On Linux 6.1 IPv6 responses and cookie replies came out as no WireGuard
+/// when what was found before was kept over the call of [`is_relay`]; nothing of it was seen on 6.12 and 6.18, whose
+/// verifiers follow values over calls better. A value from the packet is one that no verifier presumes anything of.
+#[inline(always)]
+fn kind_again<I: Ip>(packet: &Packet<I>) -> (Option<Kind>, usize) {
     // SAFETY: both are references into the packet, valid and without alignment.
     let (word, len) = unsafe {
         ((&raw const packet.message.word_le).read_volatile(), (&raw const packet.udp.len_be).read_volatile())
     };
-    Kind::classify(
-        u32::from_le_bytes(word),
-        usize::from(u16::from_be_bytes(len)).wrapping_sub(size_of::<Udp>()),
-    )
+    let len = usize::from(u16::from_be_bytes(len)).wrapping_sub(size_of::<Udp>());
+    (Kind::classify(u32::from_le_bytes(word), len), len)
 }
 
 #[inline(always)]

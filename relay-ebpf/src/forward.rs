@@ -1,4 +1,5 @@
-//! Relayed data that does not go the straight way: its VLAN tags or its family change, or something is wrong.
+//! Relayed data that does not go the straight way: its VLAN tags or its family change, its rate is limited, or something is
+//! wrong.
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use relay_ebpf::{
@@ -7,6 +8,7 @@ use relay_ebpf::{
 };
 
 use crate::{
+    admission::within_rates,
     frame::{Ethernet, Frame, Packet, Udp},
     ip::{Ip, LeaveAs},
     maps::{NEXT_HOPS, locals},
@@ -80,6 +82,11 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     if size_of::<O>() + payload_len > next_hop.mtu.into() {
         return larger_than_mtu(&ctx, packet);
     }
+    // What userspace forwards pays there.
+    let limited = session.sender_rate | session.receiver_rate != 0;
+    if limited && !within_rates(session, (payload_len - size_of::<Udp>()) as u16) {
+        return Reason::OverRateLimit;
+    }
     let Some(reason) = egress(&ctx, next_hop) else { return Reason::NoTxPort };
     let ip: O = packet.ip.leave_as(session, local_out);
     let mut udp = packet.udp;
@@ -115,6 +122,6 @@ fn larger_than_mtu<I: Ip>(ctx: &XdpContext, packet: &Packet<I>) -> Reason {
         return Reason::ToFragment;
     }
     let message_len = packet.ip.packet_len() - size_of::<I>() - size_of::<Udp>();
-    too_big(ctx, &Arrival::of(packet, 0), &packet.message, message_len);
+    too_big(ctx, &Arrival::of(packet, 0, true), &packet.message, message_len);
     Reason::TooBig
 }

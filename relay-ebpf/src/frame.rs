@@ -1,7 +1,10 @@
 //! The bytes of a frame, and the headers at fixed places in it.
 
 use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
+use relay_ebpf::tables::{Address, Endpoint};
 use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
+
+use crate::ip::Ip;
 
 /// Everything that overlays packet memory: any bytes will do, at any address.
 pub trait Overlay: FromBytes + IntoBytes + Immutable + Unaligned {}
@@ -99,6 +102,20 @@ pub struct Packet<I> {
     pub message: Message,
 }
 
+impl<I: Ip> Packet<I> {
+    /// Where it comes from.
+    #[inline(always)]
+    pub fn source(&self) -> Endpoint {
+        endpoint(self.ip.source(), self.udp.source_port_be)
+    }
+}
+
+/// An address and a port as it stands in a header.
+#[inline(always)]
+pub fn endpoint(address: Address, port_be: [u8; 2]) -> Endpoint {
+    Endpoint { address, port: u16::from_be_bytes(port_be).into() }
+}
+
 /// A frame up to and with its IP header.
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
@@ -113,6 +130,16 @@ pub struct IpFrame<const TAGS: usize, I> {
 pub struct UdpFrame<const TAGS: usize, I> {
     pub ethernet: Ethernet<TAGS>,
     pub ip: I,
+    pub udp: Udp,
+}
+
+/// A frame with the first fragment of a UDP datagram; `F` is the [fragment header](Ip::FragmentHeader).
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct FragmentFrame<const TAGS: usize, I, F> {
+    pub ethernet: Ethernet<TAGS>,
+    pub ip: I,
+    pub header: F,
     pub udp: Udp,
 }
 

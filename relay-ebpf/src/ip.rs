@@ -15,6 +15,8 @@ const UDP: u8 = 17;
 pub trait Ip: Overlay + Copy {
     /// The header of the other family.
     type Other: Ip;
+    /// What stands between this header and UDP's in the first fragment of a datagram.
+    type FragmentHeader: Overlay;
 
     const ETHERTYPE: u16;
     const FAMILY: Family;
@@ -27,6 +29,8 @@ pub trait Ip: Overlay + Copy {
     fn is_plain_udp(&self) -> bool;
     /// Why not.
     fn unusual(&self) -> Reason;
+    /// What begins in this fragment.
+    fn fragment_of(&self, header: &Self::FragmentHeader) -> FragmentOf;
     fn source(&self) -> Address;
     fn destination(&self) -> Address;
     /// TTL or hop limit.
@@ -41,6 +45,17 @@ pub trait Ip: Overlay + Copy {
     fn is_family(address: Address) -> bool;
     /// Makes it a packet from `local` to the session's destination, one hop further. Addresses of this family.
     fn rewrite(&mut self, session: &Session, local: Address);
+}
+
+/// What begins in a fragment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FragmentOf {
+    /// A UDP datagram.
+    Udp,
+    /// Perhaps a UDP datagram, behind more headers.
+    Unknown,
+    /// Something else, or nothing: it is not the first one.
+    Other,
 }
 
 /// The header that a packet leaves with: from `local` to the session's destination, one hop further.
@@ -100,6 +115,8 @@ impl Ipv4 {
     const PLAIN: u8 = 0x45;
     /// "More fragments" and the fragment offset.
     const FRAGMENT: u16 = 0x3fff_u16.to_be();
+    /// The fragment offset alone.
+    const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
     /// "Don't fragment".
     const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 
@@ -144,6 +161,7 @@ impl Ipv4 {
 
 impl Ip for Ipv4 {
     type Other = Ipv6;
+    type FragmentHeader = [u8; 0];
 
     const ETHERTYPE: u16 = 0x0800;
     const FAMILY: Family = Family::Ipv4;
@@ -169,6 +187,16 @@ impl Ip for Ipv4 {
             Reason::IpOptions
         } else {
             Reason::Fragment
+        }
+    }
+
+    #[inline(always)]
+    fn fragment_of(&self, _: &[u8; 0]) -> FragmentOf {
+        // That it is UDP stands in every fragment.
+        if u16::from_ne_bytes(self.fragment_be) & Self::FRAGMENT_OFFSET == 0 {
+            FragmentOf::Udp
+        } else {
+            FragmentOf::Other
         }
     }
 
@@ -229,6 +257,21 @@ pub struct Ipv6 {
     destination: Address,
 }
 
+/// An IPv6 fragment header (RFC 8200, section 4.5).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C, packed)]
+pub struct FragmentHeader {
+    next_header: u8,
+    reserved: u8,
+    offset_be: [u8; 2],
+    identification: [u8; 4],
+}
+
+impl FragmentHeader {
+    /// The fragment offset alone.
+    const OFFSET: u16 = 0xfff8_u16.to_be();
+}
+
 impl Ipv6 {
     const FRAGMENT: u8 = 44;
 
@@ -261,6 +304,7 @@ impl Ipv6 {
 
 impl Ip for Ipv6 {
     type Other = Ipv4;
+    type FragmentHeader = FragmentHeader;
 
     const ETHERTYPE: u16 = 0x86dd;
     const FAMILY: Family = Family::Ipv6;
@@ -282,6 +326,19 @@ impl Ip for Ipv6 {
             Reason::IpOptions
         } else {
             Reason::OtherProtocol
+        }
+    }
+
+    #[inline(always)]
+    fn fragment_of(&self, header: &FragmentHeader) -> FragmentOf {
+        if u16::from_ne_bytes(header.offset_be) & FragmentHeader::OFFSET != 0 {
+            FragmentOf::Other
+        } else if header.next_header == UDP {
+            FragmentOf::Udp
+        } else if header.next_header == Self::FRAGMENT || Self::is_extension(header.next_header) {
+            FragmentOf::Unknown
+        } else {
+            FragmentOf::Other
         }
     }
 

@@ -1,8 +1,8 @@
 //! The XDP program: sends relayed transport data on, and copies up the handshake messages that prove sessions.
 //!
 //! Nearly every packet goes the way of `straight`. Others go one way, in one direction through the modules: `frame` finds
-//! the headers, `ip` and `decide` read them and look up what they mean, `up` tells userspace, `forward` checks what is to
-//! leave, and `rewrite`, the only one that writes to a packet, comes last, when nothing can fail any more. What comes
+//! the headers, `ip` and `decide` read them and look up what they mean, `admission` says how much of it gets any further, `up`
+//! tells userspace, `forward` checks what is to leave, and `rewrite`, the only one that writes to a packet, comes last, when nothing can fail any more. What comes
 //! back is a [`Reason`](relay_ebpf::reason::Reason), which `program` counts and turns into the verdict.
 //!
 //! `slow_path` holds the filters of userspace's sockets, which take up what the XDP program has to pass on.
@@ -10,6 +10,8 @@
 //! On the host this package is its library; the binary is empty there.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+mod admission;
 #[cfg(target_arch = "bpf")]
 mod decide;
 #[cfg(target_arch = "bpf")]

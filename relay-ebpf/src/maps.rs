@@ -4,11 +4,14 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use relay_ebpf::{
     reason::COUNTERS_LEN,
-    tables::{self, Address, Config, Counter, Endpoint, Ledger, Locals, NextHop, SESSIONS_DEFAULT, Session},
+    tables::{
+        self, Address, Budgets, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate,
+        SESSIONS_DEFAULT, Session, Source,
+    },
 };
 
 #[unsafe(no_mangle)]
@@ -31,7 +34,20 @@ static SEED: Array<u64> = Array::with_max_entries(1, 0);
 pub static PENDING: HashMap<u32, Endpoint> = HashMap::with_max_entries(tables::PENDING_DEFAULT, 0);
 
 #[map]
-pub static ENDPOINTS: HashMap<Endpoint, u64> = HashMap::with_max_entries(tables::ENDPOINTS_DEFAULT, 0);
+pub static ENDPOINTS: HashMap<Endpoint, Known> = HashMap::with_max_entries(tables::ENDPOINTS_DEFAULT, 0);
+
+#[map]
+pub static SOURCES: LruHashMap<Address, Source> = LruHashMap::with_max_entries(tables::SOURCES_MAX, 0);
+
+#[map]
+pub static BUDGETS: Array<Budgets> = Array::with_max_entries(1, 0);
+
+/// The keys are [`tables::prefix_key`]s.
+#[map]
+pub static PREFIXES: LpmTrie<[u8; 20], u64> = LpmTrie::with_max_entries(tables::PREFIXES_MAX, 0);
+
+#[map]
+pub static RATES: Array<Rate> = Array::with_max_entries(tables::RATES_MAX, BPF_F_MMAPABLE);
 
 #[map]
 pub static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(tables::NEXT_HOPS_MAX, BPF_F_MMAPABLE);

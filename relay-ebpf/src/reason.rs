@@ -69,13 +69,23 @@ reasons! {
     NoUdpChecksum = "no_udp_checksum" => Pass,
     /// To the relay port, but not the shape of one WireGuard message.
     NotWireguard = "not_wireguard" => Pass,
+    /// To the relay port, from a source that the deny list names.
+    SourceDenied = "source_denied" => Drop,
+    /// To the relay port, from a new source that the allow list does not name.
+    SourceNotAllowed = "source_not_allowed" => Drop,
+    /// To the relay port, from a member's or another relay's endpoint that has used up its own budget.
+    KnownOverBudget = "known_over_budget" => Drop,
+    /// To the relay port, from an unknown source that has used up its own budget.
+    SourceOverBudget = "source_over_budget" => Drop,
+    /// To the relay port, from an unknown source when all of them together have used up theirs.
+    UnknownOverBudget = "unknown_over_budget" => Drop,
     /// A handshake initiation, copied up and passed on.
     Initiation = "initiation" => Pass,
-    /// A handshake initiation that found the ring buffer full.
+    /// A handshake initiation that found the ring buffer full, or half full if its source is unknown.
     InitiationNotCopied = "initiation_not_copied" => Pass,
     /// A response to a relayed initiation, taken up.
     Response = "response" => Drop,
-    /// A response to a relayed initiation that found the ring buffer full.
+    /// A response to a relayed initiation that found the ring buffer full, or half full if its source is unknown.
     ResponseNotCopied = "response_not_copied" => Drop,
     /// A response to no relayed initiation: the relay's own.
     ResponseOwn = "response_own" => Pass,
@@ -83,7 +93,7 @@ reasons! {
     ResponseWrongSource = "response_wrong_source" => Pass,
     /// A cookie reply within a relayed handshake, taken up.
     CookieReply = "cookie_reply" => Drop,
-    /// A cookie reply within a relayed handshake that found the ring buffer full.
+    /// A cookie reply within a relayed handshake that found the ring buffer full, or half full if its source is unknown.
     CookieReplyNotCopied = "cookie_reply_not_copied" => Drop,
     /// A cookie reply to no relayed handshake: the relay's own.
     CookieReplyOwn = "cookie_reply_own" => Pass,
@@ -93,6 +103,8 @@ reasons! {
     DataOwn = "data_own" => Pass,
     /// Transport data of a relayed session, but from or to other addresses than the session's.
     DataWrongSource = "data_wrong_source" => Pass,
+    /// Relayed data beyond the rate limit of its sender or of its receiver.
+    OverRateLimit = "over_rate_limit" => Drop,
     /// Relayed data with a TTL or hop limit of 1 or 0.
     TtlExceeded = "ttl_exceeded" => Drop,
     /// Relayed data whose next hop is not resolved: passed on, so that userspace forwards it.

@@ -49,7 +49,7 @@ fn holds(slot: *mut Session, index: u32) -> bool {
 /// packets of one session come from one endpoint, which network cards keep to one queue and so to one CPU.
 #[inline(always)]
 pub fn count(session: *mut Session, message_len: usize) {
-    // SAFETY: `session` is a map value, and `packets` and `bytes` are aligned words in it.
+    // SAFETY: `session` is a map value, and `packets` and `bytes` are aligned in it.
     unsafe {
         (*session).packets = (*session).packets.wrapping_add(1);
         (*session).bytes = (*session).bytes.wrapping_add(message_len as u64);

@@ -1,5 +1,5 @@
-//! The straight way, that of nearly every packet: data of a session, untagged, in one family, with nothing in its way. It
-//! leaves in place, and all that is looked at on the way is what has to be. If anything is otherwise nothing has been
+//! The straight way, that of nearly every packet: data of a session without a rate limit, untagged, in one family, with
+//! nothing in its way. It leaves in place, and all that is looked at on the way is what has to be. If anything is otherwise nothing has been
 //! changed, and `decide` finds out what it is.
 
 use aya_ebpf::programs::XdpContext;
@@ -43,7 +43,10 @@ pub fn straight<I: Ip>(ctx: &XdpContext, frame: &mut Frame<'_>) -> Option<Reason
     // change, which nobody reads here.
     let session = unsafe { &*entry };
     let locals = locals()?;
-    if !belongs(session, &headers.packet, locals) || !I::is_family(session.destination) {
+    if !belongs(session, &headers.packet, locals)
+        || !I::is_family(session.destination)
+        || session.sender_rate | session.receiver_rate != 0
+    {
         return None;
     }
     let local_out = *locals.get(usize::from(session.local_out))?;

@@ -6,7 +6,11 @@
 //! | [`LEDGER`] | array | entry → [`Ledger`], one for each pair of directions | userspace |
 //! | [`SEED`] | array of one | what [`home`] mixes indices with, odd | userspace |
 //! | [`PENDING`] | hash | sender index of an initiation → [`Endpoint`] of the expected responder | userspace |
-//! | [`ENDPOINTS`] | hash | [`Endpoint`] of a member or of another relay → member id | userspace |
+//! | [`ENDPOINTS`] | hash | [`Endpoint`] of a member or of another relay → [`Known`] | userspace (buckets: XDP) |
+//! | [`SOURCES`] | LRU hash | [`source_key`] of an unknown source → [`Source`] | XDP |
+//! | [`BUDGETS`] | array of one | [`Budgets`], what may pass in a time | userspace (bucket: XDP) |
+//! | [`PREFIXES`] | LPM trie | [`prefix_key`] → [`ALLOWED`], [`NOT_ALLOWED`] or [`DENIED`] | userspace |
+//! | [`RATES`] | array | id → [`Rate`], a member's rate limit | userspace (buckets: XDP) |
 //! | [`NEXT_HOPS`] | array | id → [`NextHop`] | userspace |
 //! | [`TX_PORTS`] | devmap hash | ifindex → device | userspace |
 //! | [`LOCALS`] | array of one | [`Locals`], the relay's addresses by their ids | userspace |
@@ -23,6 +27,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::bucket::{self, Bucket, RATE_DEPTH_NS};
+
 /// Established sessions by receiver index.
 pub const SESSIONS: &str = "SESSIONS";
 /// Who each session belongs to.
@@ -33,6 +39,14 @@ pub const SEED: &str = "SEED";
 pub const PENDING: &str = "PENDING";
 /// Authenticated endpoints.
 pub const ENDPOINTS: &str = "ENDPOINTS";
+/// What unknown sources have sent.
+pub const SOURCES: &str = "SOURCES";
+/// How much is admitted.
+pub const BUDGETS: &str = "BUDGETS";
+/// Which sources are refused, by prefix.
+pub const PREFIXES: &str = "PREFIXES";
+/// Rate limits of members.
+pub const RATES: &str = "RATES";
 /// Where and how frames leave.
 pub const NEXT_HOPS: &str = "NEXT_HOPS";
 /// Devices that frames may be redirected to.
@@ -46,8 +60,10 @@ pub const EVENTS: &str = "EVENTS";
 /// Rate limits of what goes up beside handshakes.
 pub const HINTS: &str = "HINTS";
 /// Every map that is pinned.
-pub const ALL: [&str; 11] =
-    [SESSIONS, LEDGER, SEED, PENDING, ENDPOINTS, NEXT_HOPS, TX_PORTS, LOCALS, COUNTERS, EVENTS, HINTS];
+pub const ALL: [&str; 15] = [
+    SESSIONS, LEDGER, SEED, PENDING, ENDPOINTS, SOURCES, BUDGETS, PREFIXES, RATES, NEXT_HOPS, TX_PORTS,
+    LOCALS, COUNTERS, EVENTS, HINTS,
+];
 
 /// A relay has at most this many addresses, both families together.
 pub const LOCALS_MAX: u32 = 16;
@@ -90,6 +106,16 @@ pub const PENDING_DEFAULT: u32 = 16_384;
 pub const ENDPOINTS_DEFAULT: u32 = 65_536;
 /// Size of [`EVENTS`] in bytes, a power of two: some 5,000 messages.
 pub const EVENTS_BYTES: u32 = 1 << 20;
+/// Unknown sources get nothing into [`EVENTS`] when so many bytes wait in it: half of it is kept for known ones.
+pub const fn events_for_unknown(size: u64) -> u64 {
+    size / 2
+}
+/// Capacity of [`SOURCES`].
+pub const SOURCES_MAX: u32 = 16_384;
+/// Capacity of [`PREFIXES`].
+pub const PREFIXES_MAX: u32 = 16_384;
+/// Capacity of [`RATES`], the first of which is that of nobody.
+pub const RATES_MAX: u32 = 65_536;
 /// VLAN tags that a frame may have: IEEE 802.1Q, and 802.1ad around it.
 pub const TAGS_MAX: usize = 2;
 /// Capacity of [`HINTS`].
@@ -225,6 +251,152 @@ impl core::fmt::Debug for Endpoint {
     }
 }
 
+/// What a packet to the relay port is as far as admission goes. Each source has a bucket for either class, so that data
+/// which finds no session never keeps its sender from making a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// A handshake message or a keepalive: what keeps hosts registered and makes their sessions.
+    Signal,
+    /// All else: data of no session, fragments, what is not WireGuard.
+    Bulk,
+}
+
+/// A bucket for either [`Class`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Buckets {
+    /// That of [`Class::Signal`].
+    pub signal: Bucket,
+    /// That of [`Class::Bulk`].
+    pub bulk: Bucket,
+}
+
+/// What a packet of either [`Class`] costs, in ns (see [`crate::bucket`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Costs {
+    /// That of [`Class::Signal`].
+    pub signal: u64,
+    /// That of [`Class::Bulk`].
+    pub bulk: u64,
+}
+
+impl Costs {
+    /// The cost of a packet of this class.
+    #[inline(always)]
+    pub const fn of(&self, class: Class) -> u64 {
+        match class {
+            Class::Signal => self.signal,
+            Class::Bulk => self.bulk,
+        }
+    }
+}
+
+/// How much is admitted: what a packet costs, by whose bucket it is taken from. All zero, nothing is limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Budgets {
+    /// A member's.
+    pub member: Costs,
+    /// Another relay's.
+    pub relay: Costs,
+    /// An unknown source's.
+    pub source: Costs,
+    /// That of all unknown sources together.
+    pub unknown: Costs,
+    /// The buckets of all unknown sources together.
+    pub buckets: Buckets,
+}
+
+/// A known endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Known {
+    /// The member whose it is; 0 for another relay's.
+    pub member: u64,
+    /// Its buckets.
+    pub buckets: Buckets,
+}
+
+/// An unknown source that was admitted lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Source {
+    /// Its buckets.
+    pub buckets: Buckets,
+    /// Packets admitted.
+    pub admitted: u64,
+    /// Packets dropped because a budget was used up, its own or that of all.
+    pub dropped: u64,
+    /// When it last sent something, ns since boot.
+    pub seen_ns: u64,
+}
+
+/// Whose budget an unknown source with this address pays from: an IPv6 address stands for its /64, which is what one host
+/// may have.
+#[inline(always)]
+pub const fn source_key(address: Address) -> Address {
+    if address.is_ipv4() { address } else { Address([address.0[0], 0]) }
+}
+
+/// In [`PREFIXES`]: new sources may come from there.
+pub const ALLOWED: u64 = 1;
+/// In [`PREFIXES`]: there is an allow list, and this prefix is not on it.
+pub const NOT_ALLOWED: u64 = 2;
+/// In [`PREFIXES`]: nothing is taken from there.
+pub const DENIED: u64 = 3;
+
+/// A key of [`PREFIXES`]: as the kernel has it, the length of the prefix in bits as a native `u32`, and the bits. It is
+/// built of whole words, so four zero bytes come before the address, and 32 is added to the length. `len` counts the bits
+/// of an IPv6 address: of an IPv4 prefix it is 96 more than written.
+#[inline(always)]
+pub const fn prefix_key(address: Address, len: u32) -> [u64; 3] {
+    let [a, b, c, d] = (32 + len).to_ne_bytes();
+    [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), address.0[0], address.0[1]]
+}
+
+/// A member's rate limit. What it sends and what it receives are limited each by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Rate {
+    /// The member; 0 in an entry that is free.
+    pub member: u64,
+    /// What a packet costs, in ns.
+    pub packet_cost: u64,
+    /// What a byte of a WireGuard message costs (see [`crate::bucket::byte_cost`]).
+    pub byte_cost: u64,
+    /// For what it sends.
+    pub sent: RateBuckets,
+    /// For what it receives.
+    pub received: RateBuckets,
+}
+
+impl Rate {
+    /// The buckets after a message of so many bytes has passed; `None` if it may not pass.
+    #[inline(always)]
+    #[must_use]
+    pub const fn after(&self, buckets: RateBuckets, now_ns: u64, message_len: u16) -> Option<RateBuckets> {
+        let bytes_cost = bucket::bytes_cost(message_len, self.byte_cost);
+        match (
+            buckets.packets.after(now_ns, self.packet_cost, RATE_DEPTH_NS),
+            buckets.bytes.after(now_ns, bytes_cost, RATE_DEPTH_NS),
+        ) {
+            (Some(packets), Some(bytes)) => Some(RateBuckets { packets, bytes }),
+            _ => None,
+        }
+    }
+}
+
+/// The buckets of one direction of a [`Rate`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RateBuckets {
+    /// That of packets.
+    pub packets: Bucket,
+    /// That of bytes.
+    pub bytes: Bucket,
+}
+
 /// The relay's addresses by their ids; unused ones are [`Address::UNSPECIFIED`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -245,8 +417,12 @@ pub struct Session {
     pub source: Address,
     /// The address to send to. Not of the same family as `source`: the packet changes family.
     pub destination: Address,
-    /// Packets forwarded.
-    pub packets: u64,
+    /// Packets forwarded. In the 185 s that a session lives a CPU does not forward as many as fit.
+    pub packets: u32,
+    /// Key in [`RATES`] of the sender's limit, 0 if it has none.
+    pub sender_rate: u16,
+    /// Key in [`RATES`] of the receiver's limit, 0 if it has none.
+    pub receiver_rate: u16,
     /// Bytes forwarded: the UDP payload, that is whole WireGuard messages.
     pub bytes: u64,
     /// The expected source port, network byte order.
@@ -321,6 +497,10 @@ const _: () = {
     assert!(size_of::<Address>() == 16 && align_of::<Address>() == 8);
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Session>() == 64);
+    assert!(size_of::<Known>() == 24);
+    assert!(size_of::<Source>() == 40);
+    assert!(size_of::<Budgets>() == 80);
+    assert!(size_of::<Rate>() == 56);
     assert!(size_of::<Ledger>() == 32);
     assert!(size_of::<NextHop>() == 32);
     assert!(size_of::<Counter>() == 16);
@@ -328,7 +508,9 @@ const _: () = {
 
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
-    use super::{Address, Config, Counter, Endpoint, Ledger, Locals, NextHop, Session};
+    use super::{
+        Address, Budgets, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session, Source,
+    };
     // SAFETY: `repr(C)`, `Copy`, no padding (zerocopy's `IntoBytes`) and valid for every bit pattern (`FromBytes`).
     unsafe impl aya::Pod for Address {}
     // SAFETY: as above.
@@ -345,6 +527,14 @@ mod pod {
     unsafe impl aya::Pod for Config {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Locals {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Known {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Source {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Budgets {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Rate {}
 }
 
 #[cfg(test)]
@@ -358,10 +548,11 @@ mod tests {
     /// Pinned maps outlive the program: a field that moves needs a new [`crate::ABI_VERSION`].
     #[test]
     fn fields_are_where_this_version_has_them() {
-        assert_eq!(crate::ABI_VERSION, 2);
+        assert_eq!(crate::ABI_VERSION, 3);
         assert_eq!((offset_of!(Endpoint, address), offset_of!(Endpoint, port)), (0, 16));
         assert_eq!((offset_of!(Session, source), offset_of!(Session, destination)), (0, 16));
         assert_eq!((offset_of!(Session, packets), offset_of!(Session, bytes)), (32, 40));
+        assert_eq!((offset_of!(Session, sender_rate), offset_of!(Session, receiver_rate)), (36, 38));
         assert_eq!((offset_of!(Session, source_port_be), offset_of!(Session, destination_port_be)), (48, 50));
         assert_eq!((offset_of!(Session, ip_delta), offset_of!(Session, udp_delta)), (52, 54));
         assert_eq!(offset_of!(Session, next_hop), 56);
@@ -370,6 +561,18 @@ mod tests {
         assert_eq!((offset_of!(Ledger, initiator), offset_of!(Ledger, responder)), (0, 8));
         assert_eq!(offset_of!(Ledger, opened_ns), 16);
         assert_eq!((offset_of!(Ledger, initiator_index), offset_of!(Ledger, responder_index)), (24, 28));
+        assert_eq!((offset_of!(Known, member), offset_of!(Known, buckets)), (0, 8));
+        assert_eq!((offset_of!(Buckets, signal), offset_of!(Buckets, bulk)), (0, 8));
+        assert_eq!((offset_of!(Costs, signal), offset_of!(Costs, bulk)), (0, 8));
+        assert_eq!((offset_of!(Source, buckets), offset_of!(Source, admitted)), (0, 16));
+        assert_eq!((offset_of!(Source, dropped), offset_of!(Source, seen_ns)), (24, 32));
+        assert_eq!((offset_of!(Budgets, member), offset_of!(Budgets, relay)), (0, 16));
+        assert_eq!((offset_of!(Budgets, source), offset_of!(Budgets, unknown)), (32, 48));
+        assert_eq!(offset_of!(Budgets, buckets), 64);
+        assert_eq!((offset_of!(Rate, member), offset_of!(Rate, packet_cost)), (0, 8));
+        assert_eq!((offset_of!(Rate, byte_cost), offset_of!(Rate, sent)), (16, 24));
+        assert_eq!(offset_of!(Rate, received), 40);
+        assert_eq!((offset_of!(RateBuckets, packets), offset_of!(RateBuckets, bytes)), (0, 8));
         assert_eq!((offset_of!(NextHop, destination_mac), offset_of!(NextHop, source_mac)), (0, 6));
         assert_eq!((offset_of!(NextHop, mtu), offset_of!(NextHop, tag_count)), (12, 14));
         assert_eq!((offset_of!(NextHop, tags), offset_of!(NextHop, ifindex)), (16, 24));
@@ -419,6 +622,24 @@ mod tests {
             }
         }
         assert_eq!(Address::from(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), Address::UNSPECIFIED);
+    }
+
+    #[test]
+    fn an_unknown_source_is_an_ipv4_address_or_an_ipv6_network() {
+        let key = |text: &str| IpAddr::from(source_key(text.parse::<IpAddr>().unwrap().into())).to_string();
+        assert_eq!(key("192.0.2.1"), "192.0.2.1");
+        assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(key("::1"), "::");
+    }
+
+    #[test]
+    fn a_prefix_key_is_laid_out_as_the_kernel_wants_it() {
+        let address: IpAddr = "198.51.100.0".parse().unwrap();
+        let key = prefix_key(address.into(), 96 + 24);
+        let bytes = key.as_bytes();
+        assert_eq!(bytes[..4], (32 + 96 + 24_u32).to_ne_bytes());
+        assert_eq!(bytes[4..20], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+        assert_eq!(bytes[20..], [198, 51, 100, 0]);
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! What userspace is told, through the ring buffer.
 
 use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
     helpers::{bpf_ktime_get_boot_ns, bpf_xdp_load_bytes},
     maps::ring_buf::RingBufEntry,
     programs::XdpContext,
 };
 use relay_ebpf::{
     event::{Event, HANDSHAKE, NEW_SOURCE, TOO_BIG, TOO_BIG_QUOTE},
-    tables::{Address, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, NEW_SOURCE_INTERVAL_NS, TOO_BIG_INTERVAL_NS},
+    tables::{
+        Address, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, NEW_SOURCE_INTERVAL_NS, TOO_BIG_INTERVAL_NS,
+        events_for_unknown,
+    },
 };
 
 use crate::{
     frame::{Message, Packet},
     ip::Ip,
-    maps::{ENDPOINTS, EVENTS, HINTS},
+    maps::{EVENTS, HINTS},
 };
 
 /// How a message came to the relay.
@@ -24,19 +28,19 @@ pub struct Arrival {
     pub ttl: u8,
     /// Offset of the message in the frame.
     pub message_at: usize,
+    /// Whether the source is a member's or another relay's endpoint, or has a session.
+    pub known: bool,
 }
 
 impl Arrival {
     #[inline(always)]
-    pub fn of<I: Ip>(packet: &Packet<I>, message_at: usize) -> Self {
+    pub fn of<I: Ip>(packet: &Packet<I>, message_at: usize, known: bool) -> Self {
         Self {
-            source: Endpoint {
-                address: packet.ip.source(),
-                port: u16::from_be_bytes(packet.udp.source_port_be).into(),
-            },
+            source: packet.source(),
             local: packet.ip.destination(),
             ttl: packet.ip.ttl(),
             message_at,
+            known,
         }
     }
 }
@@ -59,13 +63,12 @@ pub fn copy_up<const LEN: usize>(ctx: &XdpContext, arrival: &Arrival) -> bool {
 }
 
 /// Tells userspace that a source that it does not know has sent something for the relay's own WireGuard interface.
-/// Time is looked at first, since it also stems a flood: then this costs no look-up a packet.
 #[inline(always)]
 pub fn hint(ctx: &XdpContext, arrival: &Arrival) {
-    let Some(turn) = Turn::after(HINT_NEW_SOURCE, NEW_SOURCE_INTERVAL_NS) else { return };
-    if ENDPOINTS.get_ptr(arrival.source).is_some() {
+    if arrival.known {
         return;
     }
+    let Some(turn) = Turn::after(HINT_NEW_SOURCE, NEW_SOURCE_INTERVAL_NS) else { return };
     if let Some(entry) = event(ctx, arrival, NEW_SOURCE, 0) {
         entry.submit(0);
         turn.take();
@@ -86,6 +89,13 @@ pub fn too_big(ctx: &XdpContext, arrival: &Arrival, message: &Message, len: usiz
         entry.submit(0);
         turn.take();
     }
+}
+
+/// Whether so much waits in the ring buffer that the rest of it is for known sources.
+#[inline(always)]
+fn is_scarce() -> bool {
+    let size = EVENTS.query(BPF_RB_RING_SIZE.into());
+    EVENTS.query(BPF_RB_AVAIL_DATA.into()) >= events_for_unknown(size)
 }
 
 /// The right to say something that is said once in a while.
@@ -112,9 +122,12 @@ impl Turn {
     }
 }
 
-/// Reserves a record and fills in all but the message.
+/// Reserves a record and fills in all but the message. A part of the ring buffer is kept for what comes from known sources.
 #[inline(always)]
 fn event(ctx: &XdpContext, arrival: &Arrival, kind: u32, message_len: usize) -> Option<RingBufEntry<Event>> {
+    if !arrival.known && is_scarce() {
+        return None;
+    }
     let mut entry = EVENTS.reserve::<Event>(0)?;
     let event = entry.as_mut_ptr();
     // SAFETY: the record is ours until it is submitted, and as large and as aligned as an `Event`.

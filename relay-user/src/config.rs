@@ -14,7 +14,10 @@ use relay_ebpf::tables;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::members::{Member, Members, MembersError, OtherRelay, Place, Policy, PublicKey, unusable};
+use crate::{
+    admission::{Admission, Filter, Packets, Work},
+    members::{Member, Members, MembersError, OtherRelay, Place, Policy, PublicKey, RateLimit, unusable},
+};
 
 mod control;
 
@@ -72,6 +75,9 @@ pub struct Relay {
     /// Whose handshakes are relayed.
     #[serde(default)]
     policy: PolicyName,
+    /// If there are any, only from these prefixes new sources are taken.
+    #[serde(default)]
+    pub allow: Vec<IpNet>,
     /// Prefixes that are refused as a source and as an endpoint.
     #[serde(default)]
     pub deny: Vec<IpNet>,
@@ -127,7 +133,7 @@ pub struct Metrics {
     pub listen: Option<SocketAddr>,
 }
 
-/// `[limits]`
+/// `[limits]`: sizes of tables first, which only a restart changes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -139,15 +145,47 @@ pub struct Limits {
     pub endpoints: u32,
     /// Sessions that one member may have answered.
     pub sessions_per_member: u32,
+    /// See [`Packets::member`].
+    pub member_packets: u32,
+    /// See [`Packets::relay`].
+    pub relay_packets: u32,
+    /// See [`Packets::data`].
+    pub data_packets: u32,
+    /// See [`Packets::source`].
+    pub source_packets: u32,
+    /// See [`Packets::unknown`].
+    pub unknown_packets: u32,
+    /// See [`Work::searched_keys`].
+    pub searched_keys: u32,
+    /// See [`Work::initiations`].
+    pub initiations: u32,
+    /// See [`Work::unknown_initiations`].
+    pub unknown_initiations: u32,
+}
+
+impl Limits {
+    /// Those that are fixed once the relay runs.
+    fn sizes(&self) -> [u32; 4] {
+        [self.sessions, self.pending, self.endpoints, self.sessions_per_member]
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
+        let (packets, work) = (Packets::default(), Work::default());
         Self {
             sessions: tables::SESSIONS_DEFAULT,
             pending: tables::PENDING_DEFAULT,
             endpoints: tables::ENDPOINTS_DEFAULT,
             sessions_per_member: 8192,
+            member_packets: packets.member,
+            relay_packets: packets.relay,
+            data_packets: packets.data,
+            source_packets: packets.source,
+            unknown_packets: packets.unknown,
+            searched_keys: work.searched_keys,
+            initiations: work.initiations,
+            unknown_initiations: work.unknown_initiations,
         }
     }
 }
@@ -170,6 +208,33 @@ struct MemberEntry {
     relayed_by: Option<String>,
     #[serde(default)]
     endpoints: Vec<SocketAddr>,
+    rate_limit: Option<RateLimitEntry>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateLimitEntry {
+    bits_per_second: Option<u64>,
+    packets_per_second: Option<u32>,
+}
+
+impl RateLimitEntry {
+    /// Below this the largest message would not fit into ten seconds, above it a byte would cost next to nothing.
+    const BITS: std::ops::RangeInclusive<u64> = 64_000..=1_000_000_000_000;
+
+    fn limit(self) -> Result<RateLimit, String> {
+        let Self { bits_per_second, packets_per_second } = self;
+        if bits_per_second.is_none() && packets_per_second.is_none() {
+            return Err("rate_limit: give `bits_per_second`, `packets_per_second` or both".into());
+        }
+        if bits_per_second.is_some_and(|bits| !Self::BITS.contains(&bits)) {
+            return Err("rate_limit: `bits_per_second` must be from 64000 to 1000000000000".into());
+        }
+        if packets_per_second == Some(0) {
+            return Err("rate_limit: `packets_per_second` must be at least 1".into());
+        }
+        Ok(RateLimit { bits_per_second, packets_per_second })
+    }
 }
 
 /// What is wrong with a configuration file.
@@ -309,7 +374,46 @@ impl Config {
                 return Err((field, format!("`{field}` must be from 2 to 16777216")));
             }
         }
+        for (field, value) in [
+            ("member_packets", self.limits.member_packets),
+            ("relay_packets", self.limits.relay_packets),
+            ("data_packets", self.limits.data_packets),
+            ("source_packets", self.limits.source_packets),
+            ("unknown_packets", self.limits.unknown_packets),
+            ("searched_keys", self.limits.searched_keys),
+            ("initiations", self.limits.initiations),
+            ("unknown_initiations", self.limits.unknown_initiations),
+        ] {
+            if !(1..=1_000_000_000).contains(&value) {
+                return Err((field, format!("`{field}` must be from 1 to 1000000000, a second")));
+            }
+        }
+        // The table has one for each family, too.
+        let room = tables::PREFIXES_MAX as usize - 2;
+        if relay.allow.len() + relay.deny.len() > room {
+            return Err(("deny", format!("`allow` and `deny` may have {room} prefixes together")));
+        }
         Ok(())
+    }
+
+    /// What is admitted.
+    pub fn admission(&self) -> Admission {
+        let limits = &self.limits;
+        Admission {
+            filter: Filter::new(&self.relay.allow, &self.relay.deny),
+            packets: Packets {
+                member: limits.member_packets,
+                relay: limits.relay_packets,
+                data: limits.data_packets,
+                source: limits.source_packets,
+                unknown: limits.unknown_packets,
+            },
+            work: Work {
+                searched_keys: limits.searched_keys,
+                initiations: limits.initiations,
+                unknown_initiations: limits.unknown_initiations,
+            },
+        }
     }
 
     /// The settings in which `new` differs and that are fixed once the relay runs.
@@ -324,11 +428,10 @@ impl Config {
             ("relay.addresses", a.addresses == b.addresses),
             ("relay.attach", a.attach == b.attach),
             ("relay.xdp_mode", a.xdp_mode == b.xdp_mode),
-            ("relay.deny", a.deny == b.deny),
             ("relay.pin_dir", a.pin_dir == b.pin_dir),
             ("relay.socket", a.socket == b.socket),
             ("metrics", self.metrics == new.metrics),
-            ("limits", self.limits == new.limits),
+            ("the sizes in limits", self.limits.sizes() == new.limits.sizes()),
             ("control", self.control == new.control),
         ]
         .into_iter()
@@ -359,7 +462,10 @@ impl MemberEntry {
                 ));
             }
         };
-        Ok(Member { name: name.into(), public_key, networks: self.networks.iter().cloned().collect(), place })
+        let rate_limit = self.rate_limit.map(RateLimitEntry::limit).transpose();
+        let rate_limit = rate_limit.map_err(|fault| format!("member {name:?}: {fault}"))?;
+        let networks = self.networks.iter().cloned().collect();
+        Ok(Member { name: name.into(), public_key, networks, place, rate_limit })
     }
 }
 
@@ -470,6 +576,11 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
             ("\"198.51.100.9:51820\"", "\"203.0.113.1:51820\"", 20, "same static endpoint"),
             ("networks = [\"mesh\"]\nrelayed", "networks = []\nrelayed", 14, "in no network"),
             ("[[other", "[control]\nsource = \"store\"\n[[other", 11, "take all [[member]] out"),
+            ("relayed = true", "relayed = true\nrate_limit = {}", 14, "bits_per_second"),
+            ("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 9600 }", 14, "from 64000"),
+            ("relayed = true", "relayed = true\nrate_limit = { packets_per_second = 0 }", 14, "at least 1"),
+            ("[[other_relay]]", "[limits]\nunknown_packets = 0\n[[other_relay]]", 11, "from 1 to"),
+            ("attach = ", "allow = [\"198.51.100.0/33\"]\nattach = ", 8, "invalid"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let (at, reason) = fault(&GOOD.replacen(from, to, 1));
@@ -483,6 +594,30 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
         let config = Config::parse(GOOD).unwrap();
         let (_, reason) = config.members(PublicKey([b'a'; 32])).unwrap_err();
         assert!(reason.contains("the relay's own public key"), "{reason}");
+    }
+
+    #[test]
+    fn what_is_admitted_is_read_and_needs_no_restart() {
+        let old = Config::parse(GOOD).unwrap();
+        assert_eq!(old.admission(), Admission::default());
+        let text = GOOD
+            .replace("attach =", "allow = [\"198.51.0.0/16\"]\ndeny = [\"198.51.100.0/24\"]\nattach =")
+            .replace(
+                "[[other_relay]]",
+                "[limits]\nunknown_packets = 7\nunknown_initiations = 8\n[[other_relay]]",
+            )
+            .replace("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 1_000_000 }");
+        let new = Config::parse(&text).unwrap();
+        assert_eq!(old.needs_restart(&new), Vec::<&str>::new());
+        let Admission { filter, packets, work } = new.admission();
+        assert!(filter.denies([198, 51, 100, 1].into()) && filter.admits_new([198, 51, 1, 1].into()));
+        assert!(!filter.admits_new([203, 0, 113, 1].into()));
+        assert_eq!((packets.unknown, work.unknown_initiations), (7, 8));
+        let members = new.members(PublicKey([7; 32])).unwrap();
+        let limits: Vec<_> = members.iter().filter_map(|(_, member)| member.rate_limit).collect();
+        assert_eq!(limits, [RateLimit { bits_per_second: Some(1_000_000), packets_per_second: None }]);
+        let sizes = Config::parse(&text.replace("[limits]", "[limits]\nsessions = 9")).unwrap();
+        assert_eq!(new.needs_restart(&sizes), ["the sizes in limits"]);
     }
 
     #[test]

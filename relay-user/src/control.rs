@@ -1,4 +1,4 @@
-//! The control source `file`: the members in `relay.toml`, followed live.
+//! The control sources: the file with the configuration, in which the members may stand, and the store; both followed live.
 
 pub mod store;
 
@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    admission::Admission,
     api::Engine,
     clock,
     config::{Config, ConfigError},
-    engine::{Change, Request, SourceState},
+    engine::{Change, Configured, Request, SourceState},
     members::{Desired, PublicKey},
 };
 
@@ -31,7 +32,9 @@ const SETTLED: Duration = Duration::from_millis(100);
 pub struct File {
     path: PathBuf,
     config: Config,
-    desired: Desired,
+    admission: Admission,
+    /// What is wanted, if the file says who the members are.
+    desired: Option<Desired>,
     relay_key: PublicKey,
     /// Whether the newest content could not be taken over.
     failed: bool,
@@ -46,19 +49,15 @@ pub fn desired(path: &Path, config: &Config, relay_key: PublicKey) -> Result<Des
 }
 
 impl File {
-    /// The file that `config` was read from.
-    pub fn new(path: PathBuf, config: Config, desired: Desired, relay_key: PublicKey) -> Self {
-        Self { path, config, desired, relay_key, failed: false, needs_restart: Vec::new() }
+    /// The file that `config` was read from; `desired` if it says who the members are.
+    pub fn new(path: PathBuf, config: Config, desired: Option<Desired>, relay_key: PublicKey) -> Self {
+        let admission = config.admission();
+        Self { path, config, admission, desired, relay_key, failed: false, needs_restart: Vec::new() }
     }
 
-    /// What is known of the source right after start.
+    /// What is known of the file as a source of members right after start.
     pub fn state(&self) -> SourceState {
-        SourceState {
-            name: self.path.display().to_string(),
-            loaded: clock::now(),
-            error: None,
-            needs_restart: Vec::new(),
-        }
+        SourceState { name: self.path.display().to_string(), loaded: clock::now(), error: None }
     }
 
     /// Follows the file, and SIGHUP, until `stop`.
@@ -113,14 +112,17 @@ impl File {
             Err(fault) => {
                 error!("{fault}; the running state stays as it is");
                 self.failed = true;
-                engine.tell(Request::SourceFailed(fault.to_string())).await;
+                engine.tell(Request::NotConfigured(fault.to_string())).await;
             }
         }
     }
 
     async fn take_over(&mut self, config: &Config, desired: Desired, engine: &Engine) {
         let needs_restart = self.config.needs_restart(config);
-        if desired == self.desired && needs_restart == self.needs_restart && !self.failed {
+        let admission = config.admission();
+        let desired = self.desired.as_ref().map(|_| desired);
+        let same = desired == self.desired && admission == self.admission;
+        if same && needs_restart == self.needs_restart && !self.failed {
             return;
         }
         if !needs_restart.is_empty() {
@@ -129,11 +131,15 @@ impl File {
                 "changed in the file, but only a restart applies them"
             );
         }
-        info!(file = %self.path.display(), members = desired.members.iter().len(), "configuration taken over");
+        let members = desired.as_ref().map(|desired| desired.members.iter().len());
+        info!(file = %self.path.display(), members, "configuration taken over");
         self.failed = false;
-        self.desired = desired.clone();
+        self.admission.clone_from(&admission);
         self.needs_restart.clone_from(&needs_restart);
-        let source = SourceState { needs_restart, ..self.state() };
-        engine.tell(Request::Change(Change { desired, source })).await;
+        engine.tell(Request::Configured(Configured { admission, needs_restart })).await;
+        if let Some(desired) = desired {
+            self.desired = Some(desired.clone());
+            engine.tell(Request::Change(Change { desired, source: self.state() })).await;
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! source, questions of the API) and carries out what follows from it before it takes the next.
 
 mod actions;
+mod admission;
 mod data;
 mod report;
 mod start;
@@ -31,6 +32,7 @@ use tracing::{debug, info, warn};
 use zerocopy::FromBytes as _;
 
 use crate::{
+    admission::Admission,
     clock,
     config::Config,
     forwarding::Locals,
@@ -41,9 +43,10 @@ use crate::{
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
     program::Attached,
+    rates::Rates,
     registrar::Registrar,
     sockets::Sockets,
-    status::{Host, SessionDirection, Source, Status, Userspace},
+    status::{Host, SessionDirection, Status, UnknownSource, Userspace},
 };
 
 /// The WireGuard interface is read this long after a hint: by then WireGuard has taken in the packet that caused it.
@@ -79,6 +82,12 @@ pub struct SourceState {
     pub loaded: Timestamp,
     /// Why its newest content was not.
     pub error: Option<String>,
+}
+
+/// What of the configuration can be changed while the relay runs, but the members.
+pub struct Configured {
+    /// What is admitted.
+    pub admission: Admission,
     /// Settings that differ from those in force and need a restart.
     pub needs_restart: Vec<&'static str>,
 }
@@ -90,14 +99,18 @@ pub type Proofs = mpsc::Sender<Vec<PublicKey>>;
 pub enum Request {
     /// The desired state is another.
     Change(Change),
-    /// The control source has content that can't be taken over.
-    SourceFailed(String),
+    /// The configuration is another.
+    Configured(Configured),
+    /// The configuration file has content that can't be taken over.
+    NotConfigured(String),
     /// `GET /v1/status`
     Status(oneshot::Sender<Status>),
     /// `GET /v1/hosts`
     Hosts(oneshot::Sender<Vec<Host>>),
     /// `GET /v1/sessions`
     Sessions(oneshot::Sender<Vec<SessionDirection>>),
+    /// `GET /v1/sources`
+    Sources(oneshot::Sender<Vec<UnknownSource>>),
 }
 
 /// What has passed for a member.
@@ -123,12 +136,20 @@ pub struct Engine {
     attached: Vec<Attached>,
     desired: Desired,
     source: SourceState,
+    /// Settings that differ from those in force and need a restart.
+    needs_restart: Vec<&'static str>,
+    /// Why the newest content of the configuration file was not taken over.
+    not_configured: Option<String>,
     /// What the WireGuard interface last said of the relayed members.
     handshakes: HashMap<MemberId, SystemTime>,
     /// What the counters of live sessions don't hold: traffic of ended ones, and what userspace itself forwarded.
     beside: HashMap<MemberId, MemberTraffic>,
     /// `ENDPOINTS` as it stands in the map.
     endpoints: HashMap<Endpoint, u64>,
+    /// What is admitted, as it stands in the maps and the tracker.
+    admission: Admission,
+    /// `RATES` as it stands in the map.
+    rates: Rates,
     counts: Userspace,
     started: Timestamp,
     reads: Reads,
@@ -309,10 +330,15 @@ impl Engine {
         // Whoever asked may have gone: then nobody misses the answer.
         match request {
             Request::Change(change) => self.change(change).await,
-            Request::SourceFailed(error) => self.source.error = Some(error),
+            Request::Configured(Configured { admission, needs_restart }) => {
+                (self.needs_restart, self.not_configured) = (needs_restart, None);
+                self.apply_admission(admission).await;
+            }
+            Request::NotConfigured(error) => self.not_configured = Some(error),
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Hosts(answer) => drop(answer.send(self.hosts())),
             Request::Sessions(answer) => drop(answer.send(self.session_directions())),
+            Request::Sources(answer) => drop(answer.send(self.unknown_sources())),
         }
     }
 
@@ -324,11 +350,16 @@ impl Engine {
         let mut actions = Vec::new();
         self.tracker.set_members(clock::now(), Arc::clone(&self.desired.members), &mut actions);
         self.carry_out(actions).await;
-        for (id, _, after) in self.desired.members.changes_since(&before.members) {
+        let mut rates = false;
+        for (id, was, after) in self.desired.members.changes_since(&before.members) {
+            rates |= was.and_then(|was| was.rate_limit) != after.and_then(|after| after.rate_limit);
             if after.is_none() {
                 self.beside.remove(&id);
                 self.handshakes.remove(&id);
             }
+        }
+        if rates {
+            self.apply_rates();
         }
         self.registrar.want(&self.desired.peers);
         self.reads.hint(clock::now());
@@ -402,15 +433,5 @@ async fn joined(running: &mut Option<JoinHandle<Result<Vec<Peer>>>>) -> Result<V
     match running {
         Some(running) => running.await.context("read the WireGuard interface")?,
         None => std::future::pending().await,
-    }
-}
-
-/// What the source says of itself, for the report.
-fn source(state: &SourceState, now: Timestamp) -> Source {
-    Source {
-        name: state.name.clone(),
-        loaded_seconds_ago: now.saturating_sub(state.loaded).as_secs_f64(),
-        error: state.error.clone(),
-        needs_restart: state.needs_restart.iter().map(ToString::to_string).collect(),
     }
 }

@@ -66,12 +66,13 @@ impl Locals {
 }
 
 /// Both directions of a session: first what the initiator sends, then what the responder sends. `next_hop` gives the
-/// table entry for a flow. And what the ledger says of it. `None` if the session uses an address that is not the relay's.
+/// table entry for a flow, `rate` that of a member's rate limit. And what the ledger says of it. `None` if the session uses an address that is not the relay's.
 pub fn directions(
     session: &Session,
     locals: &Locals,
     port: u16,
     next_hop: impl Fn(Flow) -> u16,
+    rate: impl Fn(Option<MemberId>) -> u16,
 ) -> Option<([Entry; 2], Ledger)> {
     let Session { initiator, responder, opened } = session;
     let direction = |from: &Side, to: &Side| {
@@ -80,6 +81,8 @@ pub fn directions(
             source: from.endpoint.ip().into(),
             destination: to.endpoint.ip().into(),
             packets: 0,
+            sender_rate: rate(from.member),
+            receiver_rate: rate(to.member),
             bytes: 0,
             source_port_be: from.endpoint.port().to_be_bytes(),
             destination_port_be: to.endpoint.port().to_be_bytes(),
@@ -188,7 +191,9 @@ mod tests {
     /// The deltas are right if they turn the checksums of a packet as it comes into those of a packet made from scratch
     /// as it should leave.
     fn check_deltas(session: &Session) {
-        let ([there, back], _) = directions(session, &locals(), 51820, |_| 3).unwrap();
+        let ([there, back], _) =
+            directions(session, &locals(), 51820, |_| 3, |member| member.map_or(0, |MemberId(id)| id as u16))
+                .unwrap();
         for (direction, from, to) in
             [(there, session.initiator, session.responder), (back, session.responder, session.initiator)]
         {
@@ -224,8 +229,17 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read_back() {
         let session = session("192.0.2.7:1000", "203.0.113.9:40001", "198.51.100.1", "198.51.100.2");
-        let ([there, back], ledger) = directions(&session, &locals(), 51820, |_| 3).unwrap();
+        let ([there, back], ledger) = directions(
+            &session,
+            &locals(),
+            51820,
+            |_| 3,
+            |member| member.map_or(0, |MemberId(id)| id as u16),
+        )
+        .unwrap();
         assert_eq!((there.index, back.index), (0x2222, 0x1111));
+        assert_eq!((there.sender_rate, there.receiver_rate), (5, 6));
+        assert_eq!((back.sender_rate, back.receiver_rate), (6, 5));
         assert_eq!(restore(&there, &back, &ledger, &locals()), Some(session));
         assert_eq!(restore(&back, &there, &ledger, &locals()), None, "the wrong way round");
         let other = Entry { source: Address::UNSPECIFIED, ..back };
@@ -246,6 +260,15 @@ mod tests {
             "keys are used again if there is no other"
         );
         let foreign = session("192.0.2.7:1000", "203.0.113.9:40001", "198.51.100.1", "198.51.100.77");
-        assert_eq!(directions(&foreign, &locals(), 51820, |_| 3), None);
+        assert_eq!(
+            directions(
+                &foreign,
+                &locals(),
+                51820,
+                |_| 3,
+                |member| member.map_or(0, |MemberId(id)| id as u16)
+            ),
+            None
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! wgrelay's userspace: follows handshakes, keeps the XDP program's tables, and shows what goes on.
 
+pub mod admission;
 pub mod api;
 pub mod client;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod object;
 pub mod path_mtu;
 pub mod preflight;
 pub mod program;
+pub mod rates;
 pub mod raw;
 pub mod registrar;
 pub mod run;

@@ -15,7 +15,7 @@ use relay_user::{
     members::PublicKey,
     program::{self, Claim},
     run, serve,
-    status::{Host, SessionDirection, Status},
+    status::{Host, SessionDirection, Status, UnknownSource},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -78,6 +78,11 @@ enum Command {
     Hosts(Show),
     /// Show the live sessions, a row for each direction.
     Sessions(Show),
+    /// Show the unknown sources that sent something to the relay port lately, those with the most packets first.
+    ///
+    /// An IPv6 source is a network of 64 bits. Sources that were never admitted, since all unknown sources together had
+    /// used up their budget, are not among them.
+    Sources(Show),
     /// Networks: who is in one may talk, at addresses of its prefixes.
     Network(networks::Arguments),
     /// Members: hosts with a WireGuard key.
@@ -154,6 +159,9 @@ fn execute(command: Command) -> Result<()> {
             }
             Command::Sessions(Show { asking }) => {
                 asking.show("/v1/sessions", |all: &Vec<SessionDirection>| show::sessions(all)).await
+            }
+            Command::Sources(Show { asking }) => {
+                asking.show("/v1/sources", |all: &Vec<UnknownSource>| show::sources(all)).await
             }
             Command::Network(arguments) => arguments.run().await,
             Command::Member(arguments) => arguments.run().await,

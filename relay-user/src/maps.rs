@@ -1,22 +1,27 @@
 //! The BPF maps, behind one typed interface. Only the engine holds it: one writer.
 
 use std::{
-    collections::HashMap as StdHashMap,
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     sync::atomic::Ordering::{Relaxed, Release},
 };
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, xdp::DevMapHash},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key, xdp::DevMapHash},
 };
 use relay_ebpf::{
     reason::{Family, Reason, counter_index},
-    tables::{self, Counter, Endpoint, Ledger, Locals, NextHop, Session},
+    tables::{
+        self, Address, Budgets, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, RateBuckets,
+        Session, Source,
+    },
 };
-use zerocopy::FromZeros as _;
+use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::{
+    admission::PrefixKey,
+    handshake::Timestamp,
     mapped::{Mapped, word},
     members::MemberId,
     session_table::{NoRoom, SessionTable},
@@ -49,7 +54,11 @@ pub struct Maps {
     entries: StdHashMap<u32, u32>,
     free_entries: Vec<u32>,
     pending: HashMap<MapData, u32, Endpoint>,
-    endpoints: HashMap<MapData, Endpoint, u64>,
+    endpoints: HashMap<MapData, Endpoint, Known>,
+    sources: HashMap<MapData, Address, Source>,
+    budgets: Array<MapData, Budgets>,
+    prefixes: LpmTrie<MapData, [u8; 20], u64>,
+    rates: Mapped<Rate>,
     next_hops: Mapped<NextHop>,
     tx_ports: DevMapHash<MapData>,
     locals: Array<MapData, Locals>,
@@ -88,6 +97,10 @@ impl Maps {
             free_entries,
             pending: take(tables::PENDING)?.try_into()?,
             endpoints: take(tables::ENDPOINTS)?.try_into()?,
+            sources: take(tables::SOURCES)?.try_into()?,
+            budgets: take(tables::BUDGETS)?.try_into()?,
+            prefixes: take(tables::PREFIXES)?.try_into()?,
+            rates: Mapped::new(&take(tables::RATES)?).context(tables::RATES)?,
             next_hops: Mapped::new(&take(tables::NEXT_HOPS)?).context(tables::NEXT_HOPS)?,
             tx_ports: take(tables::TX_PORTS)?.try_into()?,
             locals: take(tables::LOCALS)?.try_into()?,
@@ -168,17 +181,87 @@ impl Maps {
 
     /// The endpoints as they stand in the map.
     pub fn endpoints(&self) -> StdHashMap<Endpoint, u64> {
-        self.endpoints.iter().filter_map(Result::ok).collect()
+        let known = self.endpoints.iter().filter_map(Result::ok);
+        known.map(|(endpoint, Known { member, .. })| (endpoint, member)).collect()
     }
 
-    /// Adds an endpoint, or gives it to another member.
+    /// Adds an endpoint, or gives it to another member, with full buckets.
     pub fn write_endpoint(&mut self, endpoint: Endpoint, member: u64) -> Result<(), MapError> {
-        self.endpoints.insert(endpoint, member, 0)
+        self.endpoints.insert(endpoint, Known { member, ..Known::default() }, 0)
     }
 
     /// Removes an endpoint.
     pub fn remove_endpoint(&mut self, endpoint: Endpoint) -> Result<(), MapError> {
         absent_is_fine(self.endpoints.remove(&endpoint))
+    }
+
+    /// Unknown sources that were admitted lately, in no order.
+    pub fn sources(&self) -> StdHashMap<Address, Source> {
+        // Entries come and go meanwhile, and the way through them may begin again.
+        let most = 2 * tables::SOURCES_MAX as usize;
+        self.sources.iter().take(most).filter_map(Result::ok).collect()
+    }
+
+    /// Writes how much is admitted. The buckets of all unknown sources become full.
+    pub fn write_budgets(&mut self, budgets: &Budgets) -> Result<(), MapError> {
+        self.budgets.set(0, budgets, 0)
+    }
+
+    /// Makes `PREFIXES` hold this. What is new comes first, so that nothing is open meanwhile.
+    pub fn write_prefixes(&mut self, wanted: &BTreeMap<PrefixKey, u64>) -> Result<(), MapError> {
+        let lpm_key = |key: &PrefixKey| {
+            let (len, data) = key.as_bytes().split_at(size_of::<u32>());
+            let len = u32::from_ne_bytes(len.try_into().expect("four bytes"));
+            Key::new(len, data.try_into().expect("20 bytes"))
+        };
+        let parts = |key: &Key<[u8; 20]>| (key.prefix_len(), key.data());
+        let stands: BTreeMap<_, u64> = self
+            .prefixes
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, verdict)| (parts(&key), verdict))
+            .collect();
+        let mut gone: BTreeSet<_> = stands.keys().copied().collect();
+        for (key, verdict) in wanted.iter().map(|(key, verdict)| (lpm_key(key), verdict)) {
+            gone.remove(&parts(&key));
+            if stands.get(&parts(&key)) != Some(verdict) {
+                self.prefixes.insert(&key, verdict, 0)?;
+            }
+        }
+        gone.into_iter().try_for_each(|(len, data)| self.prefixes.remove(&Key::new(len, data)))
+    }
+
+    /// All rate limits by their ids.
+    pub fn rates(&self) -> impl Iterator<Item = (u16, Rate)> {
+        (0..self.rates.len()).map(|id| (id as u16, self.rates.read(id)))
+    }
+
+    /// Writes a rate limit.
+    pub fn write_rate(&mut self, id: u16, rate: &Rate) {
+        self.rates.set(id.into(), rate);
+    }
+
+    /// Whether a message of so many bytes that userspace forwards is within the rate limits of its sender and its receiver,
+    /// by their ids; if so it is paid for, as the program does it.
+    pub fn within_rates(&self, now: Timestamp, [sender, receiver]: [u16; 2], message_len: usize) -> bool {
+        const SENT: usize = std::mem::offset_of!(Rate, sent) / size_of::<u64>();
+        const RECEIVED: usize = std::mem::offset_of!(Rate, received) / size_of::<u64>();
+        let message_len = message_len.try_into().unwrap_or(u16::MAX);
+        let after = |id: u16, buckets: fn(&Rate) -> RateBuckets| {
+            let rate = self.rates.read(id.into());
+            rate.after(buckets(&rate), now.as_nanos() as u64, message_len)
+        };
+        let (sent, received) = (after(sender, |rate| rate.sent), after(receiver, |rate| rate.received));
+        let (Some(sent), Some(received)) = (sent, received) else { return false };
+        for (id, at, RateBuckets { packets, bytes }) in [(sender, SENT, sent), (receiver, RECEIVED, received)]
+        {
+            if id != 0 {
+                let words = self.rates.words(id.into());
+                words[at].store(packets.full_at_ns, Relaxed);
+                words[at + 1].store(bytes.full_at_ns, Relaxed);
+            }
+        }
+        true
     }
 
     /// Writes a next hop, by words: a destination address is never a mixture of two. While the second word, with the MTU,

@@ -80,6 +80,17 @@ pub struct Member {
     pub networks: Vec<Arc<str>>,
     /// Where it is to be found.
     pub place: Place,
+    /// How much may be relayed for it.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// How much of a member's traffic is relayed: of what it sends, and of what it receives, each by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Bits of WireGuard messages a second.
+    pub bits_per_second: Option<u64>,
+    /// Packets a second.
+    pub packets_per_second: Option<u32>,
 }
 
 /// Another relay of the network.
@@ -372,7 +383,7 @@ mod tests {
 
     fn member(name: &str, key: PublicKey, networks: &[&str], place: Place) -> Member {
         let networks = networks.iter().map(|&network| network.into()).collect();
-        Member { name: name.into(), public_key: key, networks, place }
+        Member { name: name.into(), public_key: key, networks, place, rate_limit: None }
     }
 
     fn relayed(name: &str, first: u8) -> Member {

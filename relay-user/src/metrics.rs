@@ -239,6 +239,7 @@ impl Scrape {
                 ([("outcome", "no_session")], userspace.data_no_session),
                 ([("outcome", "wrong_source")], userspace.data_wrong_source),
                 ([("outcome", "ttl_exceeded")], userspace.data_ttl_exceeded),
+                ([("outcome", "over_rate_limit")], userspace.data_over_rate_limit),
                 ([("outcome", "bad_checksum")], userspace.data_bad_checksum),
                 ([("outcome", "lost")], userspace.slow_path_lost),
             ],

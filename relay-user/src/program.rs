@@ -30,6 +30,7 @@ use relay_ebpf::{
 use tracing::{info, warn};
 
 use crate::{
+    admission::PrefixKey,
     config::{Config, XdpMode},
     maps::Maps,
     netlink::Netlink,
@@ -212,7 +213,11 @@ fn expected_shape(name: &str, config: &Config) -> (u32, u32, Option<u32>) {
         t::LEDGER => (4, size(size_of::<t::Ledger>()), Some(t::ledger_entries(limits.sessions))),
         t::SEED => (4, 8, Some(1)),
         t::PENDING => (4, size(size_of::<t::Endpoint>()), Some(limits.pending)),
-        t::ENDPOINTS => (size(size_of::<t::Endpoint>()), 8, Some(limits.endpoints)),
+        t::ENDPOINTS => (size(size_of::<t::Endpoint>()), size(size_of::<t::Known>()), Some(limits.endpoints)),
+        t::SOURCES => (size(size_of::<t::Address>()), size(size_of::<t::Source>()), Some(t::SOURCES_MAX)),
+        t::BUDGETS => (4, size(size_of::<t::Budgets>()), Some(1)),
+        t::PREFIXES => (size(size_of::<PrefixKey>()), 8, Some(t::PREFIXES_MAX)),
+        t::RATES => (4, size(size_of::<t::Rate>()), Some(t::RATES_MAX)),
         t::NEXT_HOPS => (4, size(size_of::<t::NextHop>()), Some(t::NEXT_HOPS_MAX)),
         t::TX_PORTS => (4, 8, Some(t::TX_PORTS_MAX)),
         t::LOCALS => (4, size(size_of::<t::Locals>()), Some(1)),

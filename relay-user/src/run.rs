@@ -89,7 +89,7 @@ async fn with_interface(
     let pin_dir = config.relay.pin_dir.clone();
     let loaded = program::load(&config, netlink).await?;
     let adopted = loaded.adopted;
-    let file = File::new(path.to_owned(), config.clone(), desired.clone(), interface.public_key());
+    let file = File::new(path.to_owned(), config.clone(), Some(desired.clone()), interface.public_key());
     let stop = CancellationToken::new();
     // Who is in the file needs no proof.
     let (proofs, _) = mpsc::channel(1);

@@ -31,6 +31,7 @@ use crate::{
 const LAST: usize = size_of::<Session>() / size_of::<u64>() - 1;
 /// The words of the counters.
 const PACKETS: usize = std::mem::offset_of!(Session, packets) / size_of::<u64>();
+const _: () = assert!(std::mem::offset_of!(Session, packets).is_multiple_of(size_of::<u64>()));
 const BYTES: usize = std::mem::offset_of!(Session, bytes) / size_of::<u64>();
 
 /// All slots that an index may stand in are taken.
@@ -104,7 +105,7 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
         }
         let old = self.sessions.get(&session.index).copied();
         let traffic = self.traffic(session.index);
-        let session = Session { packets: traffic.packets, bytes: traffic.bytes, ..*session };
+        let session = Session { packets: traffic.packets as u32, bytes: traffic.bytes, ..*session };
         if let Some((at, _)) = old
             && self.slots.read(at) == session
         {
@@ -161,7 +162,9 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
 
     fn counted(&self, at: u32) -> Traffic {
         let words = self.slots.words(at);
-        Traffic { packets: words[PACKETS].load(Relaxed), bytes: words[BYTES].load(Relaxed) }
+        // Packets share their word with what does not change.
+        let [a, b, c, d, ..] = words[PACKETS].load(Relaxed).to_ne_bytes();
+        Traffic { packets: u32::from_ne_bytes([a, b, c, d]).into(), bytes: words[BYTES].load(Relaxed) }
     }
 
     fn free_slot(&self, index: u32) -> Option<u32> {

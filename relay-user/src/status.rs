@@ -38,6 +38,9 @@ pub struct Status {
     pub userspace: Userspace,
     /// Handshake messages that found the ring buffer full.
     pub ring_lost: u64,
+    /// The unknown sources with the most packets, ten at most.
+    #[serde(default)]
+    pub unknown_sources: Vec<UnknownSource>,
     /// How full the tables are.
     pub maps: Vec<MapUse>,
     /// Next hops, and how many of them are resolved.
@@ -98,6 +101,8 @@ pub struct Userspace {
     pub data_wrong_source: u64,
     /// Data packets that came to userspace with a TTL or hop limit of 1 or 0.
     pub data_ttl_exceeded: u64,
+    /// Data packets that came to userspace beyond the rate limit of their sender or receiver.
+    pub data_over_rate_limit: u64,
     /// Data packets that came to userspace with a wrong UDP checksum.
     pub data_bad_checksum: u64,
     /// Data packets for userspace that the kernel dropped because they came faster than they were read.
@@ -174,6 +179,26 @@ pub struct Host {
     pub received_packets: u64,
     /// Bytes (WireGuard messages) that were forwarded to it.
     pub received_bytes: u64,
+}
+
+/// One of `GET /v1/sources`: an unknown source that was admitted lately.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UnknownSource {
+    /// Its IPv4 address, or its IPv6 network of 64 bits.
+    pub source: String,
+    /// Packets of it that were admitted.
+    pub admitted_packets: u64,
+    /// Packets of it that were dropped since then, because a budget was used up.
+    pub dropped_packets: u64,
+    /// How long ago it last sent something, in seconds.
+    pub seen_seconds_ago: f64,
+}
+
+impl UnknownSource {
+    /// All packets of it.
+    pub fn packets(&self) -> u64 {
+        self.admitted_packets + self.dropped_packets
+    }
 }
 
 /// One of `GET /v1/sessions`: a direction.

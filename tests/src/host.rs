@@ -90,8 +90,13 @@ impl Host {
 
     /// Gives it a fixed listen port.
     pub fn listening_on(mut self, port: u16) -> Self {
-        self.listen_port = port;
+        self.set_listen_port(port);
         self
+    }
+
+    /// The same, from its next start on.
+    pub fn set_listen_port(&mut self, port: u16) {
+        self.listen_port = port;
     }
 
     /// Gives its tunnel another MTU than what fits anywhere. Before it is started.

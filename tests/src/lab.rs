@@ -168,6 +168,16 @@ impl Namespace {
 
     /// How many datagrams with a wrong UDP checksum it has received, both families together.
     pub fn udp_checksum_errors(&self) -> u64 {
+        self.udp_errors("InCsumErrors")
+    }
+
+    /// How many datagrams found the buffer of their socket full, both families together.
+    pub fn udp_buffer_errors(&self) -> u64 {
+        self.udp_errors("RcvbufErrors")
+    }
+
+    fn udp_errors(&self, name: &str) -> u64 {
+        let name6 = format!("Udp6{name}");
         let snmp = run(self.command("cat").arg("/proc/net/snmp"));
         let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: ")).map(str::split_whitespace);
         let (names, values) = lines.next().zip(lines.next()).expect("/proc/net/snmp has two lines for UDP");
@@ -177,8 +187,7 @@ impl Namespace {
             let mut words = line.split_whitespace();
             Some((words.next()?.to_owned(), words.next()?.to_owned()))
         });
-        let errors =
-            pairs.chain(pairs6).filter(|(name, _)| name == "InCsumErrors" || name == "Udp6InCsumErrors");
+        let errors = pairs.chain(pairs6).filter(|(found, _)| *found == name || *found == name6);
         errors.map(|(_, value)| value.parse::<u64>().expect("a counter is a number")).sum()
     }
 }

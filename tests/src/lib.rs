@@ -19,6 +19,7 @@ pub mod affinity;
 pub mod bench;
 pub mod cleanup;
 pub mod command;
+pub mod flood;
 pub mod frames;
 pub mod host;
 pub mod internet;

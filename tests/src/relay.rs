@@ -20,6 +20,7 @@ use crate::{
     lab::Namespace,
     wait::until,
 };
+use relay_user::status::UnknownSource;
 
 /// The relay port.
 pub const PORT: u16 = 51820;
@@ -239,7 +240,7 @@ sessions = 65536
         self.process.take().expect("wgrelay runs").stop(signal)
     }
 
-    /// One of its commands that look at the running relay: `status`, `hosts` or `sessions`.
+    /// One of its commands that look at the running relay: `status`, `hosts`, `sessions` or `sources`.
     pub fn query(&self, what: &str, arguments: &[&str]) -> Output {
         let mut command = program(wgrelay());
         command.arg(what).arg("--socket").arg(self.socket()).args(arguments);
@@ -282,6 +283,12 @@ sessions = 65536
     #[track_caller]
     pub fn sessions(&self) -> Vec<SessionStatus> {
         self.json("sessions").expect("wgrelay tells its sessions")
+    }
+
+    /// `wgrelay sources`: unknown sources, those with the most packets first.
+    #[track_caller]
+    pub fn sources(&self) -> Vec<UnknownSource> {
+        self.json("sources").expect("wgrelay tells of unknown sources")
     }
 
     /// Waits until a host's endpoint is known.

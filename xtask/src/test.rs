@@ -76,6 +76,7 @@ impl Tier {
             Self::Lab => {
                 let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab])?;
                 build::object(workspace, &tools)?;
+                build::bench_object(workspace, &tools)?;
                 tests.env("WGRELAY_BIN", build::host("wgrelay", false)?);
                 // Two at a time: most of a lab test is waiting for WireGuard's timers.
                 tests.args(["--features", "relay-tests/kernel", "--test", "lab", "--", "--test-threads=2"]);

@@ -11,7 +11,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{Api, auth::Reader, problem::Problem, shape::Health};
 use crate::{
     engine::Request,
-    status::{Host, SessionDirection, Status},
+    status::{Host, SessionDirection, Status, UnknownSource},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -19,8 +19,12 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(show_status))
         .routes(routes!(list_hosts))
         .routes(routes!(list_sessions))
+        .routes(routes!(list_sources))
         .routes(routes!(show_health))
 }
+
+/// How many unknown sources the status names.
+const SOURCES_IN_STATUS: usize = 10;
 
 async fn asked<T>(api: &Api, question: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Problem> {
     api.engine()?.ask(question).await.ok_or_else(Problem::stopping)
@@ -29,7 +33,10 @@ async fn asked<T>(api: &Api, question: impl FnOnce(oneshot::Sender<T>) -> Reques
 /// Show the relay of this process
 #[utoipa::path(get, path = "/status", tag = "relay here", responses((status = 200, body = Status)))]
 async fn show_status(_: Reader, State(api): State<Api>) -> Result<Json<Status>, Problem> {
-    asked(&api, Request::Status).await.map(Json)
+    let mut status = asked(&api, Request::Status).await?;
+    status.unknown_sources = asked(&api, Request::Sources).await?;
+    status.unknown_sources.truncate(SOURCES_IN_STATUS);
+    Ok(Json(status))
 }
 
 /// Show its members
@@ -42,6 +49,12 @@ async fn list_hosts(_: Reader, State(api): State<Api>) -> Result<Json<Vec<Host>>
 #[utoipa::path(get, path = "/sessions", tag = "relay here", responses((status = 200, body = Vec<SessionDirection>)))]
 async fn list_sessions(_: Reader, State(api): State<Api>) -> Result<Json<Vec<SessionDirection>>, Problem> {
     asked(&api, Request::Sessions).await.map(Json)
+}
+
+/// Show the unknown sources that were admitted lately, those with the most packets first
+#[utoipa::path(get, path = "/sources", tag = "relay here", responses((status = 200, body = Vec<UnknownSource>)))]
+async fn list_sources(_: Reader, State(api): State<Api>) -> Result<Json<Vec<UnknownSource>>, Problem> {
+    asked(&api, Request::Sources).await.map(Json)
 }
 
 /// Say that the API answers

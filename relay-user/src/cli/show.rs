@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use relay_user::status::{Host, SessionDirection, Status};
+use relay_user::status::{Host, SessionDirection, Status, UnknownSource};
 use tabled::{builder::Builder, settings::Style};
 
 pub(crate) fn table<const N: usize>(
@@ -109,4 +109,16 @@ pub(crate) fn sessions(sessions: &[SessionDirection]) -> String {
         ]
     });
     table(["from", "to", "receiver index", "source", "destination", "age", "packets", "bytes"], rows)
+}
+
+pub(crate) fn sources(sources: &[UnknownSource]) -> String {
+    let rows = sources.iter().map(|source| {
+        [
+            source.source.clone(),
+            source.admitted_packets.to_string(),
+            source.dropped_packets.to_string(),
+            format!("{} ago", seconds(source.seen_seconds_ago)),
+        ]
+    });
+    table(["unknown source", "admitted packets", "dropped packets", "last seen"], rows)
 }

@@ -70,7 +70,6 @@ impl Followed {
             name: self.title.clone(),
             loaded: self.loaded,
             error: trouble.or(failed).or_else(unknown),
-            needs_restart: Vec::new(),
         }
     }
 

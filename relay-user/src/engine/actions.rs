@@ -52,10 +52,11 @@ impl Engine {
     }
 
     /// Writes a session; `false` if there is no room for it, and then it has ended.
-    fn write(&mut self, session: &Session) -> bool {
+    pub(super) fn write(&mut self, session: &Session) -> bool {
         let port = self.config.relay.port;
-        let Some((both, ledger)) = directions(session, &self.locals, port, |flow| self.next_hops.id(flow))
-        else {
+        let next_hop = |flow| self.next_hops.id(flow);
+        let rate = |member| self.rates.id(member);
+        let Some((both, ledger)) = directions(session, &self.locals, port, next_hop, rate) else {
             // The program saw the packet come to one of the relay's addresses, so this is a session of an earlier run.
             debug!("a session uses an address that is not the relay's any more");
             return true;

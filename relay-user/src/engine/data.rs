@@ -6,6 +6,7 @@ use tracing::debug;
 
 use super::Engine;
 use crate::{
+    clock,
     handshake::Datagram,
     maps::Traffic,
     members::MemberId,
@@ -42,6 +43,11 @@ impl Engine {
                 return;
             }
         };
+        let rates = [from, to].map(|member| self.rates.id(member));
+        if !self.maps.within_rates(clock::now(), rates, datagram.message.len()) {
+            self.counts.data_over_rate_limit += 1;
+            return;
+        }
         if let Err(error) = self.sockets.send(&datagram) {
             self.counts.send_errors += 1;
             debug!(to = %datagram.remote, %error, "relayed data could not be sent");

@@ -7,12 +7,13 @@ use relay_ebpf::{
     tables,
 };
 
-use super::{Engine, MemberTraffic, source};
+use super::{Engine, MemberTraffic};
 use crate::{
     clock,
     members::{MemberId, Place},
     status::{
-        Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Status, Userspace, XdpInterface,
+        Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Source, Status, Userspace,
+        XdpInterface,
     },
 };
 
@@ -74,6 +75,8 @@ impl Engine {
                 })
                 .collect(),
             userspace: Userspace { slow_path_lost: self.sockets.overruns(), ..self.counts },
+            // Whoever shows them asks for them: that is a look at thousands of entries.
+            unknown_sources: Vec::new(),
             maps: vec![
                 map(tables::SESSIONS, 2 * sessions, limits.sessions),
                 map(tables::PENDING, self.tracker.pending_len(), limits.pending),
@@ -84,7 +87,12 @@ impl Engine {
                 known: self.next_hops.hops().count(),
                 resolved: self.next_hops.hops().filter(|(_, resolved)| *resolved).count(),
             },
-            source: source(&self.source, now),
+            source: Source {
+                name: self.source.name.clone(),
+                loaded_seconds_ago: now.saturating_sub(self.source.loaded).as_secs_f64(),
+                error: self.not_configured.clone().or_else(|| self.source.error.clone()),
+                needs_restart: self.needs_restart.iter().map(ToString::to_string).collect(),
+            },
             interface_read_seconds_ago: self.reads.done.map(|done| now.saturating_sub(done).as_secs_f64()),
         }
     }

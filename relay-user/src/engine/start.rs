@@ -17,12 +17,13 @@ use crate::{
     clock,
     config::Config,
     forwarding::{Locals, restore},
-    handshake::{Action, Limits, Settings, Tracker},
+    handshake::{Action, Limits, Quotas, Settings, Tracker},
     interface::Interface,
     members::{Desired, MemberId},
     netlink::Netlink,
     next_hops::{NOWHERE, NextHops},
     program::Loaded,
+    rates::Rates,
     registrar::Registrar,
     status::Userspace,
 };
@@ -44,18 +45,22 @@ impl Engine {
         let table = maps.locals().context("read the relay's addresses of an earlier run")?;
         let (left, ledger) = maps.sessions();
         let in_use: HashSet<u16> = left.values().map(|direction| direction.next_hop).collect();
+        let admission = config.admission();
         let settings = Settings {
             public_key: interface.public_key(),
             addresses: config.relay.addresses.clone(),
             port: config.relay.port,
-            denied: config.relay.deny.clone(),
+            filter: admission.filter.clone(),
+            work: admission.work,
             limits: Limits {
                 sessions: config.limits.sessions as usize / 2,
                 sessions_per_responder: config.limits.sessions_per_member as usize,
                 pending: config.limits.pending as usize,
+                pending_quotas: Quotas::of(config.limits.pending as usize),
                 ..Limits::default()
             },
         };
+        let rates = Rates::adopt(maps.rates());
         let ports: Vec<u32> = attached.iter().map(|a| a.ifindex).collect();
         maps.write_tx_ports(&ports).context("write the egress interfaces")?;
         maps.forget_all().context("clear the handshakes of an earlier run")?;
@@ -84,11 +89,18 @@ impl Engine {
             beside: HashMap::new(),
             endpoints: maps.endpoints(),
             maps,
+            rates,
+            admission,
+            needs_restart: Vec::new(),
+            not_configured: None,
             counts: Userspace::default(),
             started: now,
             reads: Reads::new(now),
             resync: false,
         };
+        // Before any session is written.
+        engine.apply_rates();
+        engine.write_admission();
         engine.read_neighbours().await?;
         engine.restore(&left, &ledger, &Locals::read(&table)).await?;
         // Hosts may have moved while nobody looked: their sessions follow.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    budget::Budget,
     message::Macs,
     outcome::Outcome,
     pending::{Handshake, Origin},
@@ -49,7 +50,23 @@ struct Source {
     /// The relay's address that it talks to, if it has sent something.
     local: Option<IpAddr>,
     /// The members that it has had to do with, the latest first.
-    met: Vec<MemberId>,
+    met: Vec<Met>,
+    /// Keys searched for it.
+    searches: Budget,
+}
+
+/// A member that a source has had to do with.
+#[derive(Clone, Copy, Debug)]
+struct Met {
+    member: MemberId,
+    /// Initiations sent on to it.
+    initiations: Budget,
+}
+
+impl Source {
+    fn new(owner: Owner, met: Vec<Met>) -> Self {
+        Self { owner, local: None, met, searches: Budget::default() }
+    }
 }
 
 /// Whom a message is for.
@@ -142,6 +159,36 @@ impl Directory {
                 self.touched.insert(endpoint);
             }
         }
+        self.configure(come, usable)
+    }
+
+    /// Other endpoints are usable: those that are not any more are forgotten, and configured ones that are now come in.
+    /// Returns how many configured ones are left out.
+    pub fn refilter(&mut self, usable: impl Fn(SocketAddr) -> bool) -> usize {
+        let unusable = self.learned.iter().filter(|(_, endpoint)| !usable(**endpoint));
+        for id in unusable.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.forget(id);
+        }
+        let touched = &mut self.touched;
+        self.sources.retain(|&endpoint, _| {
+            let stays = usable(endpoint);
+            if !stays {
+                touched.insert(endpoint);
+            }
+            stays
+        });
+        let relays = self.members.relays().flat_map(|relay| &relay.endpoints);
+        let mut all: HashMap<SocketAddr, Owner> = relays.map(|&endpoint| (endpoint, Owner::Relay)).collect();
+        for (id, member) in self.members.iter() {
+            if let Place::Static(endpoints) = &member.place {
+                all.extend(endpoints.iter().map(|&endpoint| (endpoint, Owner::Static(id))));
+            }
+        }
+        self.configure(all, usable)
+    }
+
+    /// Takes in configured endpoints but those that `usable` rejects; returns how many these are.
+    fn configure(&mut self, come: HashMap<SocketAddr, Owner>, usable: impl Fn(SocketAddr) -> bool) -> usize {
         let mut refused = 0;
         for (endpoint, owner) in come {
             if !usable(endpoint) {
@@ -150,7 +197,7 @@ impl Directory {
                 for id in self.claimants(endpoint).to_vec() {
                     self.forget(id);
                 }
-                self.sources.insert(endpoint, Source { owner, local: None, met: Vec::new() });
+                self.sources.insert(endpoint, Source::new(owner, Vec::new()));
                 self.touched.insert(endpoint);
             }
         }
@@ -199,11 +246,8 @@ impl Directory {
         }
         if let Some(endpoint) = endpoint {
             self.learned.insert(member, endpoint);
-            let source = self.sources.entry(endpoint).or_insert(Source {
-                owner: Owner::Learned(Vec::new()),
-                local: None,
-                met,
-            });
+            let learned = Source::new(Owner::Learned(Vec::new()), met);
+            let source = self.sources.entry(endpoint).or_insert(learned);
             source.local = local.or(source.local);
             if let Owner::Learned(claimants) = &mut source.owner {
                 claimants.push(member);
@@ -332,11 +376,11 @@ impl Directory {
     /// Notes that a known endpoint has to do with `member`, whose key is then tried first.
     pub fn met(&mut self, endpoint: SocketAddr, member: MemberId) {
         if let Some(source) = self.sources.get_mut(&endpoint) {
-            match source.met.iter().position(|&id| id == member) {
+            match source.met.iter().position(|met| met.member == member) {
                 Some(at) => source.met[..=at].rotate_right(1),
                 None => {
                     source.met.truncate(MET - 1);
-                    source.met.insert(0, member);
+                    source.met.insert(0, Met { member, initiations: Budget::default() });
                 }
             }
         }
@@ -344,7 +388,7 @@ impl Directory {
 
     /// The members that a known endpoint has had to do with, the latest first.
     pub fn met_by(&self, endpoint: SocketAddr) -> impl Iterator<Item = MemberId> {
-        self.sources.get(&endpoint).into_iter().flat_map(|source| source.met.iter().copied())
+        self.sources.get(&endpoint).into_iter().flat_map(|source| source.met.iter().map(|met| met.member))
     }
 
     fn key(&self, member: MemberId) -> Option<Key> {
@@ -367,12 +411,28 @@ impl Directory {
         self.keys.find(macs).map(|place| self.owners[place])
     }
 
-    /// Whom an initiation from `source` is for: tries the relay's own key and those of the members that the source had to
-    /// do with last, and only then all.
-    pub fn recipient(&self, source: SocketAddr, macs: &Macs) -> Option<Recipient> {
+    /// Whom an initiation from `source` is for, as far as that is quickly found: tries the relay's own key and those of the
+    /// members that the source had to do with last.
+    pub fn likely_recipient(&self, source: SocketAddr, macs: &Macs) -> Option<Recipient> {
         let own = std::iter::once((Recipient::Relay, Some(self.relay_key)));
         let met = self.met_by(source).map(|id| (Recipient::Member(id), self.key(id)));
-        self.find_among(macs, own.chain(met)).or_else(|| self.find_among_all(macs).map(Recipient::Member))
+        self.find_among(macs, own.chain(met))
+    }
+
+    /// Whom an initiation is for: tries all.
+    pub fn any_recipient(&self, macs: &Macs) -> Option<Recipient> {
+        self.find_among_all(macs).map(Recipient::Member)
+    }
+
+    /// The budget of searches among all that a known source has.
+    pub fn searches_of(&mut self, source: SocketAddr) -> Option<&mut Budget> {
+        self.sources.get_mut(&source).map(|source| &mut source.searches)
+    }
+
+    /// The budget of initiations that a known source has for a member that it has met.
+    pub fn initiations_of(&mut self, source: SocketAddr, member: MemberId) -> Option<&mut Budget> {
+        let met = self.sources.get_mut(&source)?.met.iter_mut().find(|met| met.member == member)?;
+        Some(&mut met.initiations)
     }
 
     /// Which permitted initiator a response within `handshake` is for. `None` if it is for nobody permitted;

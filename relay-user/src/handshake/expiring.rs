@@ -62,20 +62,19 @@ impl<K: Copy + Eq + Hash, V> Expiring<K, V> {
         self.queue.front().map(|&(end, _)| end)
     }
 
-    /// Removes one entry whose time is up, and returns its key.
-    pub fn pop_ended(&mut self, now: Timestamp) -> Option<K> {
+    /// Removes one entry whose time is up.
+    pub fn pop_ended(&mut self, now: Timestamp) -> Option<(K, V)> {
         let (_, key) = self.queue.pop_front_if(|(end, _)| *end <= now)?;
-        self.entries.remove(&key);
-        Some(key)
+        self.entries.remove(&key).map(|(_, value)| (key, value))
     }
 
-    /// Removes the entries that `keep` rejects, and returns their keys.
-    pub fn remove_unless(&mut self, mut keep: impl FnMut(&V) -> bool) -> Vec<K> {
-        let gone: Vec<K> =
-            self.entries.iter().filter(|(_, (_, value))| !keep(value)).map(|(&key, _)| key).collect();
-        for key in &gone {
-            self.entries.remove(key);
-        }
+    /// Removes the entries that `keep` rejects.
+    pub fn remove_unless(&mut self, mut keep: impl FnMut(&V) -> bool) -> Vec<(K, V)> {
+        let gone: Vec<(K, V)> = self
+            .entries
+            .extract_if(|_, (_, value)| !keep(value))
+            .map(|(key, (_, value))| (key, value))
+            .collect();
         self.queue.retain(|(_, key)| self.entries.contains_key(key));
         gone
     }

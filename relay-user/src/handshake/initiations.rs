@@ -10,7 +10,7 @@ use super::{
     pending::{Handshake, Origin},
     tracker::Tracker,
 };
-use crate::members::MemberId;
+use crate::{admission::Work, members::MemberId};
 
 /// TTL or hop limit of what the relay itself says.
 const OWN_TTL: u8 = 64;
@@ -27,7 +27,12 @@ impl Tracker {
         let origin = self.directory.origin(source);
         // Before any search for keys: it costs four short hashes at most.
         let trusted = origin != Origin::Stranger || self.proves_address(now, source, initiation);
-        match self.directory.recipient(source, &initiation.macs) {
+        let recipient = match self.directory.likely_recipient(source, &initiation.macs) {
+            None if !self.may_search(now, source, origin) => return Outcome::SearchLimit,
+            None => self.directory.any_recipient(&initiation.macs),
+            likely => likely,
+        };
+        match recipient {
             None => Outcome::UnknownRecipient,
             Some(Recipient::Relay) => {
                 match origin {
@@ -45,6 +50,47 @@ impl Tracker {
             }
             Some(Recipient::Member(member)) => self.challenge(now, datagram, initiation, member, out),
         }
+    }
+
+    /// Whether the keys of all members may be tried for this source. Other relays speak for many and have as much of it as all
+    /// unknown sources together. A member has a little of its own, so that it finds a new peer while others flood us; beyond
+    /// that it pays from what the unknown have.
+    fn may_search(&mut self, now: Timestamp, source: SocketAddr, origin: Origin) -> bool {
+        let per_second = self.settings.work.searched_keys;
+        let keys = self.directory.members().iter().len() as u64;
+        let own = match origin {
+            Origin::Relay => per_second,
+            Origin::Member(_) => per_second.div_ceil(20),
+            Origin::Stranger => return self.searches.uses(now, keys, per_second),
+        };
+        let within = self.directory.searches_of(source).is_some_and(|budget| budget.uses(now, keys, own));
+        within || origin != Origin::Relay && self.searches.uses(now, keys, per_second)
+    }
+
+    /// Whether the member may be sent one more initiation: hosts count those by the address that they come from, and all of
+    /// ours come from one.
+    fn may_send_to(
+        &mut self,
+        now: Timestamp,
+        source: SocketAddr,
+        origin: Origin,
+        recipient: MemberId,
+    ) -> Result<(), Outcome> {
+        let Work { initiations, unknown_initiations, .. } = self.settings.work;
+        let addressed = self.addressed.entry(recipient).or_default();
+        if origin == Origin::Stranger {
+            let within = addressed.unknown.uses(now, 1, unknown_initiations);
+            return within.then_some(()).ok_or(Outcome::UnknownInitiationLimit);
+        }
+        // No member uses up what others have.
+        let share = match origin {
+            Origin::Member(_) => initiations.div_ceil(10),
+            _ => 0,
+        };
+        let own = self.directory.initiations_of(source, recipient);
+        let within =
+            own.is_none_or(|budget| budget.uses(now, 1, share)) && addressed.known.uses(now, 1, initiations);
+        within.then_some(()).ok_or(Outcome::InitiationLimit)
     }
 
     /// Whether an unknown source has shown, now or lately, that it receives what is sent to it.
@@ -105,13 +151,12 @@ impl Tracker {
         };
         let local = self.local_towards(responder).ok_or(Outcome::FamilyMismatch)?;
         let forwarded = Self::forwarded(datagram, local, responder)?;
+        self.may_send_to(now, source, origin, recipient)?;
         if self.pending.get(index).is_none() {
             let local = datagram.local;
             let handshake =
                 Handshake { source, local, origin, recipient, responder, answers: 0, bad_answers: 0 };
-            if !self.pending.insert(now, index, handshake) {
-                return Err(Outcome::PendingFull);
-            }
+            self.pending.insert(now, index, handshake)?;
             out.push(Action::Expect { index, responder });
         }
         out.push(Action::Send(forwarded));

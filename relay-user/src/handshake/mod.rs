@@ -4,9 +4,11 @@
 //!
 //! The way of a message: `message` reads it, `directory` says whom it is from and for (by `search`), `initiations` and
 //! `answers` decide. An initiation from nobody known must prove its address first (`cookie`); one that is sent on is
-//! remembered (`pending`); its response proves a session (`sessions`).
+//! remembered (`pending`); its response proves a session (`sessions`). How much of this is done for whom is limited
+//! (`budget`).
 
 mod answers;
+mod budget;
 mod cookie;
 mod directory;
 mod expiring;
@@ -29,6 +31,7 @@ use std::{
 pub use self::{
     directory::EndpointChanges,
     outcome::{Outcome, Outcomes},
+    pending::Quotas,
     tracker::{Limits, Settings, Tracker},
 };
 use crate::members::MemberId;

@@ -36,6 +36,13 @@ outcomes! {
     Mac2Verified = "mac2_verified",
     /// An initiation for nobody that we know.
     UnknownRecipient = "unknown_recipient",
+    /// An initiation whose recipient was not looked for among all members: its source, or all unknown sources together, have
+    /// had as many searches as they may.
+    SearchLimit = "search_limit",
+    /// An initiation of a known source for a member that is sent as many as it may be.
+    InitiationLimit = "initiation_limit",
+    /// The same of an unknown source, from which a member is sent fewer.
+    UnknownInitiationLimit = "unknown_initiation_limit",
     /// An initiation between members that may not talk over this relay.
     NotPermitted = "not_permitted",
     /// An initiation that another relay sent for a member that is not relayed here; sending it on could make a loop.
@@ -50,6 +57,8 @@ outcomes! {
     IndexTaken = "index_taken",
     /// An initiation that found the table of pending handshakes full.
     PendingFull = "pending_full",
+    /// An initiation whose source has as many handshakes under way as one source may, or as all unknown ones may together.
+    PendingQuota = "pending_quota",
     /// A response that proved a session, sent on to the initiator.
     ResponseForwarded = "response_forwarded",
     /// A response to no initiation that we remember.

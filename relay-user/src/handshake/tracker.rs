@@ -2,26 +2,30 @@
 //! `initiations` and `answers`.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use ipnet::IpNet;
 use rand::rngs::StdRng;
 
 use super::{
     Action, Datagram, Session, Side, Timestamp,
+    budget::Budget,
     cookie::Cookies,
     directory::{Directory, EndpointChanges},
     expiring::Expiring,
     message::Message,
     outcome::{Outcome, Outcomes},
-    pending::{self, Origin, Pending},
+    pending::{Origin, Pending, Quotas},
     search::Kernel,
     sessions::Sessions,
 };
-use crate::members::{MemberId, Members, PublicKey, unusable};
+use crate::{
+    admission::{Filter, Work},
+    members::{MemberId, Members, PublicKey, unusable},
+};
 
 /// How long a source that proved its address is not challenged again. If the relay asked more often, a host that is also
 /// asked for a cookie by a loaded peer would never hold the right one: WireGuard keeps one cookie per peer.
@@ -38,8 +42,10 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// The relay port.
     pub port: u16,
-    /// Addresses that are never served, neither as a source nor as a destination.
-    pub denied: Vec<IpNet>,
+    /// Whose messages are taken.
+    pub filter: Filter,
+    /// How much is done for them.
+    pub work: Work,
     /// How much may be kept.
     pub limits: Limits,
 }
@@ -55,6 +61,8 @@ pub struct Limits {
     pub sessions_per_pair: usize,
     /// Handshakes under way.
     pub pending: usize,
+    /// Handshakes under way of one source.
+    pub pending_quotas: Quotas,
     /// Unknown sources that have proven their address.
     pub proven: usize,
 }
@@ -66,9 +74,19 @@ impl Default for Limits {
             sessions_per_responder: 4096,
             sessions_per_pair: 6,
             pending: relay_ebpf::tables::PENDING_DEFAULT as usize,
+            pending_quotas: Quotas::of(relay_ebpf::tables::PENDING_DEFAULT as usize),
             proven: 16_384,
         }
     }
+}
+
+/// How many initiations a member is sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Addressed {
+    /// Of known sources.
+    pub known: Budget,
+    /// Of unknown ones.
+    pub unknown: Budget,
 }
 
 /// Follows handshakes between members, and keeps the sessions that they prove.
@@ -83,6 +101,10 @@ pub struct Tracker {
     pub(super) proven: Expiring<SocketAddr, ()>,
     /// The relay addresses that unknown sources sent an initiation for the relay to.
     pub(super) greeted: Expiring<SocketAddr, IpAddr>,
+    /// Keys searched for unknown sources.
+    pub(super) searches: Budget,
+    /// Initiations sent on to each member.
+    pub(super) addressed: HashMap<MemberId, Addressed>,
     pub(super) outcomes: Outcomes,
 }
 
@@ -100,10 +122,12 @@ impl Tracker {
             settings,
             rng,
             cookies: Cookies::default(),
-            pending: Pending::new(limits.pending, pending::LIFETIME),
+            pending: Pending::new(limits.pending, limits.pending_quotas),
             sessions: Sessions::default(),
             proven: Expiring::new(limits.proven, PROVEN_LIFETIME),
             greeted: Expiring::new(limits.proven, GREETED_LIFETIME),
+            searches: Budget::default(),
+            addressed: HashMap::new(),
             outcomes: Outcomes::default(),
         }
     }
@@ -113,31 +137,66 @@ impl Tracker {
     pub fn set_members(&mut self, now: Timestamp, members: Arc<Members>, out: &mut Vec<Action>) {
         self.expire(now, out);
         let old = Arc::clone(self.directory.members());
-        let concerned: Vec<MemberId> = if members.same_relays(&old) && members.policy() == old.policy() {
-            members.changes_since(&old).map(|(id, ..)| id).collect()
+        for (id, _, after) in members.changes_since(&old) {
+            if after.is_none() {
+                self.addressed.remove(&id);
+            }
+        }
+        let before = if members.same_relays(&old) && members.policy() == old.policy() {
+            self.located(members.changes_since(&old).map(|(id, ..)| id))
         } else {
-            self.sessions.members().collect()
+            self.located(self.sessions.members())
         };
-        let before: Vec<_> = concerned
-            .into_iter()
-            .filter(|&id| self.sessions.of(id).next().is_some())
-            .map(|id| (id, self.directory.locations(id)))
-            .collect();
         let refused = self.directory.replace(members, |endpoint| !refuses(&self.settings, endpoint));
+        self.settle(before, refused, out);
+    }
+
+    /// Sets whose messages are taken and how much is done for them. What is denied now ends at once.
+    pub fn set_admission(&mut self, now: Timestamp, filter: Filter, work: Work, out: &mut Vec<Action>) {
+        self.expire(now, out);
+        self.settings.work = work;
+        if self.settings.filter != filter {
+            self.settings.filter = filter;
+            let before = self.located(self.sessions.members());
+            let refused = self.directory.refilter(|endpoint| !refuses(&self.settings, endpoint));
+            self.settle(before, refused, out);
+        }
+    }
+
+    /// Those of `members` that have sessions, and where they are to be found.
+    fn located(&self, members: impl Iterator<Item = MemberId>) -> Vec<(MemberId, Vec<SocketAddr>)> {
+        let members = members.filter(|&id| self.sessions.of(id).next().is_some());
+        members.map(|id| (id, self.directory.locations(id))).collect()
+    }
+
+    /// The directory is another: `before` has the members that this may concern and where they were, and `refused`
+    /// endpoints were left out.
+    fn settle(
+        &mut self,
+        before: Vec<(MemberId, Vec<SocketAddr>)>,
+        refused: usize,
+        out: &mut Vec<Action>,
+    ) {
         for _ in 0..refused {
             self.outcomes.add(Outcome::EndpointRefused);
         }
-
-        let directory = &self.directory;
+        let (directory, settings) = (&self.directory, &self.settings);
         let forgotten = self.pending.remove_unless(|handshake| {
-            directory.may_initiate(handshake.origin, handshake.recipient).is_ok()
+            !refuses(settings, handshake.source)
+                && !refuses(settings, handshake.responder)
+                && directory.may_initiate(handshake.origin, handshake.recipient).is_ok()
                 && (handshake.origin != Origin::Relay || directory.origin(handshake.source) == Origin::Relay)
         });
         out.extend(forgotten.into_iter().map(|index| Action::Forget { index }));
 
         let concerned = before.iter().flat_map(|(id, _)| self.sessions.of(*id));
         let revoked: Vec<u32> = concerned
-            .filter(|session| !directory.permits(session.initiator.member, session.responder.member))
+            .filter(|session| {
+                !directory.permits(session.initiator.member, session.responder.member)
+                    || [session.initiator, session.responder]
+                        .iter()
+                        .any(|side| refuses(settings, side.endpoint))
+            })
             .map(|session| session.responder.index)
             .collect();
         for index in revoked {
@@ -223,7 +282,7 @@ impl Tracker {
     /// A handshake message has come in.
     pub fn handle(&mut self, now: Timestamp, datagram: &Datagram, out: &mut Vec<Action>) {
         self.expire(now, out);
-        let outcome = if refuses(&self.settings, datagram.remote) {
+        let outcome = if refuses(&self.settings, datagram.remote) || self.is_not_allowed(datagram.remote) {
             Outcome::SourceRefused
         } else {
             match Message::parse(&datagram.message) {
@@ -234,6 +293,11 @@ impl Tracker {
             }
         };
         self.outcomes.add(outcome);
+    }
+
+    /// Whether there is an allow list that does not name this source, which is not known.
+    fn is_not_allowed(&self, source: SocketAddr) -> bool {
+        !self.settings.filter.admits_new(source.ip()) && self.directory.origin(source) == Origin::Stranger
     }
 
     /// Data of this receiver index was seen on its way to a responder: the initiator has accepted the response, so the
@@ -372,7 +436,5 @@ impl Tracker {
 /// what is on the deny list.
 fn refuses(settings: &Settings, endpoint: SocketAddr) -> bool {
     let address = endpoint.ip().to_canonical();
-    unusable(endpoint).is_some()
-        || settings.addresses.contains(&address)
-        || settings.denied.iter().any(|prefix| prefix.contains(&address))
+    unusable(endpoint).is_some() || settings.addresses.contains(&address) || settings.filter.denies(address)
 }

@@ -136,6 +136,7 @@ fn seen(own: &Member, member: &Member) -> members::Member {
             Some(relayed) => Place::RelayedBy(relayed.by.shared()),
             None => Place::Static(member.endpoints.clone()),
         },
+        rate_limit: None,
     }
 }
 

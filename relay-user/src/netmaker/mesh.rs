@@ -133,7 +133,7 @@ impl Mesh {
         let names = names(&candidates);
         let members = candidates.into_iter().zip(places).zip(names).map(|((candidate, place), name)| {
             let networks = candidate.networks.into_iter().map(Arc::from).collect();
-            Member { name: name.into(), public_key: candidate.key, networks, place }
+            Member { name: name.into(), public_key: candidate.key, networks, place, rate_limit: None }
         });
         let members = Members::new(us.relay_key, us.policy, us.relays.iter().cloned(), members)?;
         Ok(Self { members, relayed, left_out })

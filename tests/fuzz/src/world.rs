@@ -8,7 +8,8 @@ use std::{
 use arbitrary::Arbitrary;
 use ipnet::IpNet;
 use relay_user::{
-    handshake::{Limits, Settings},
+    admission::{Filter, Work},
+    handshake::{Limits, Quotas, Settings},
     members::{Member, Members, OtherRelay, Place, Policy, PublicKey, unusable},
 };
 
@@ -22,7 +23,16 @@ pub const ADDRESSES: [IpAddr; 3] = [
 ];
 /// Tables so small that a short input fills them.
 pub const LIMITS: Limits =
-    Limits { sessions: 6, sessions_per_responder: 4, sessions_per_pair: 2, pending: 4, proven: 2 };
+    Limits {
+        sessions: 6,
+        sessions_per_responder: 4,
+        sessions_per_pair: 2,
+        pending: 4,
+        pending_quotas: Quotas { source: 3, unknown: 2 },
+        proven: 2,
+    };
+/// So little that an input which repeats itself uses it up.
+pub const WORK: Work = Work { searched_keys: 600, initiations: 100, unknown_initiations: 5 };
 /// How many hosts may be members.
 pub const HOSTS: u8 = 6;
 /// Stands for the relay itself among the hosts that a message may be for.
@@ -56,7 +66,8 @@ pub fn settings() -> Settings {
         public_key: key(RELAY),
         addresses: ADDRESSES.to_vec(),
         port: PORT,
-        denied: DENIED.to_vec(),
+        filter: Filter::new(&[], &*DENIED),
+        work: WORK,
         limits: LIMITS,
     }
 }
@@ -149,7 +160,8 @@ impl Desired {
             };
             let networks: &[&str] = [&["red", "blue"][..], &["red"], &["blue"]][usize::from(networks % 3)];
             let networks = networks.iter().map(|&network| network.into()).collect();
-            members.push(Member { name: format!("host {host}").into(), public_key: key(host), networks, place });
+            let name = format!("host {host}").into();
+            members.push(Member { name, public_key: key(host), networks, place, rate_limit: None });
             if new(relay, &members).is_err() {
                 members.pop();
             }

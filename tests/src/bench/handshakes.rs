@@ -13,8 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rand::{SeedableRng as _, rngs::StdRng};
 use relay_user::{
+    admission::{Filter, Work},
     handshake::{
-        Action, Datagram, Limits, Outcome, Session, Settings, Side, Timestamp, Tracker, search::Kernel,
+        Action, Datagram, Limits, Outcome, Quotas, Session, Settings, Side, Timestamp, Tracker,
+        search::Kernel,
     },
     members::{Member, Members, Place, Policy, PublicKey},
 };
@@ -154,8 +156,14 @@ impl World {
             public_key,
             addresses: vec![RELAY],
             port: PORT,
-            denied: Vec::new(),
-            limits: Limits { sessions: 500_000, ..Limits::default() },
+            filter: Filter::default(),
+            // What is measured is what all this costs, not when it ends.
+            work: Work { searched_keys: 0, initiations: 0, unknown_initiations: 0 },
+            limits: Limits {
+                sessions: 500_000,
+                pending_quotas: Quotas { source: usize::MAX, unknown: usize::MAX },
+                ..Limits::default()
+            },
         };
         let mut this = Self {
             tracker: Tracker::with_kernel(settings, StdRng::seed_from_u64(1), kernel),
@@ -173,6 +181,7 @@ impl World {
             public_key,
             networks: vec!["net".into()],
             place: Place::Relayed,
+            rate_limit: None,
         });
         let named = Members::new(public_key, Policy::Members, [], named)?;
         this.tracker.set_members(this.now, Arc::new(named), &mut this.out);

@@ -45,7 +45,7 @@ pub fn frame<'a>(
         let _ = writeln!(text, "frame:\n     got {}\n  wanted {}", hex(ran.frame), hex(wanted));
     }
     // What fills the ring buffer stays in it: that nothing is added is the kernel's doing, and counted.
-    let events = if tables.ring_full { Vec::new() } else { kernel.events() };
+    let events = if tables.ring_full { Vec::new() } else { kernel.new_events(tables)? };
     if judged.event.is_some() || !events.is_empty() {
         let window = (before, now());
         let demand = judged.event.map_or(Demand::MustNot, |event| pace.demand(event.kind, window));

@@ -260,7 +260,20 @@ impl Datagram {
         udp.extend(self.destination.port().to_be_bytes());
         let mut length = 8 + self.payload.len() as u16;
         if chance(rng, 15) {
-            length = one_of(rng, &[0, 7, 8, 39, 40, length.wrapping_sub(1), length + 1, length + 8, 0xffff]);
+            length = one_of(
+                rng,
+                &[
+                    0,
+                    7,
+                    8,
+                    39,
+                    40,
+                    length.wrapping_sub(1),
+                    length.wrapping_add(1),
+                    length.wrapping_add(8),
+                    0xffff,
+                ],
+            );
         }
         udp.extend(length.to_be_bytes());
         let checksum = match rng.u32(..100) {
@@ -307,7 +320,21 @@ fn wrong_length(rng: &mut Rng, length: u16) -> u16 {
     if chance(rng, 980) {
         return length;
     }
-    one_of(rng, &[0, 19, 20, 28, 40, length.wrapping_sub(1), length + 1, length + 8, length + 20, 0xffff])
+    one_of(
+        rng,
+        &[
+            0,
+            19,
+            20,
+            28,
+            40,
+            length.wrapping_sub(1),
+            length.wrapping_add(1),
+            length.wrapping_add(8),
+            length.wrapping_add(20),
+            0xffff,
+        ],
+    )
 }
 
 /// An IPv4 header for so many bytes.

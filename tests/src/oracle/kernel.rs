@@ -4,23 +4,31 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
 };
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, RingBuf, xdp::DevMapHash},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, RingBuf, lpm_trie::Key, xdp::DevMapHash},
     programs::Xdp,
 };
 use relay_ebpf::{
+    bucket::{Bucket, LONGEST_NS},
     event::Event,
-    reason::COUNTERS_LEN,
-    tables::{self, Counter, Endpoint, HINTS_LEN, LOCALS_MAX, Locals, NextHop, Session},
+    reason::{COUNTERS_LEN, Family, Reason, counter_index},
+    tables::{
+        self, Address, Buckets, Budgets, Costs, Counter, Endpoint, HINTS_LEN, Known, LOCALS_MAX, Locals,
+        NextHop, Rate, RateBuckets, Session, Source,
+    },
 };
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
-use super::tables::{INGRESS, PORT, Tables};
+use super::{
+    pace::now,
+    tables::{Budget, Class, INGRESS, Listed, PORT, Prefix, Tables},
+};
 use crate::{
     affinity::{last, pin},
     sessions::{Sessions, constants},
@@ -32,6 +40,10 @@ const ENTRIES: u32 = 256;
 const DIRECTIONS: u32 = 64;
 /// Size of the ring buffer of a run, in bytes: some 19 records.
 const EVENTS_BYTES: u32 = 4096;
+/// Records that fill half of it; each takes eight bytes more than an event.
+const HALF: usize = (EVENTS_BYTES as usize / 2).div_ceil(size_of::<Event>() + 8);
+/// What anything costs: so little that no budget is ever used up.
+const COST: u64 = 1;
 /// Room for what a frame may grow, and more, in bytes.
 const OUTPUT: usize = 8192;
 
@@ -48,6 +60,25 @@ pub struct Kernel {
     input: Vec<u8>,
     output: Vec<u8>,
     filled: Tables,
+    /// What was run to fill the ring buffer up again: not to be counted.
+    fillers: Counter,
+}
+
+/// A bucket that stays full enough, or one that stays empty for some seconds, longer than any batch takes.
+fn bucket(used_up: bool) -> Bucket {
+    Bucket { full_at_ns: if used_up { now() + LONGEST_NS - 1_000_000_000 } else { 0 } }
+}
+
+impl Prefix {
+    fn key(&self) -> Key<[u8; 20]> {
+        let of_family = if self.address.is_ipv4() { 96 } else { 0 };
+        let mut data = [0; 20];
+        data[4..].copy_from_slice(&match self.address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        });
+        Key::new(32 + of_family + u32::from(self.length), data)
+    }
 }
 
 /// What the kernel did with a frame.
@@ -92,6 +123,7 @@ impl Kernel {
             input,
             output,
             filled,
+            fillers: Counter::default(),
         };
         this.headroom = this.measure_headroom()?;
         Ok(this)
@@ -113,7 +145,9 @@ impl Kernel {
     pub fn install(&mut self, tables: &Tables) -> Result<()> {
         self.events();
         if tables.ring_full {
-            self.fill_ring()?;
+            self.fill_ring(EVENTS_BYTES as usize / size_of::<Event>() + 1)?;
+        } else if tables.ring_half_full {
+            self.fill_ring(HALF)?;
         }
         let before = std::mem::take(&mut self.filled);
         before.sessions.keys().try_for_each(|index| self.sessions.remove(*index))?;
@@ -125,10 +159,17 @@ impl Kernel {
         for (index, responder) in &tables.pending {
             pending.insert(index, Endpoint::from(*responder), 0)?;
         }
-        let mut endpoints: HashMap<_, Endpoint, u64> = self.map(tables::ENDPOINTS)?.try_into()?;
-        before.endpoints.iter().try_for_each(|&endpoint| endpoints.remove(&endpoint.into()))?;
-        for endpoint in &tables.endpoints {
-            endpoints.insert(Endpoint::from(*endpoint), 1, 0)?;
+        self.install_admission(&before, tables)?;
+        let mut rates: Array<_, Rate> = self.map(tables::RATES)?.try_into()?;
+        for key in before.rates.keys() {
+            rates.set((*key).into(), Rate::default(), 0)?;
+        }
+        for (key, rate) in &tables.rates {
+            // One packet a second more than there may be: the bucket of packets alone decides.
+            let buckets = |used_up| RateBuckets { packets: bucket(used_up), bytes: bucket(false) };
+            let (sent, received) = (buckets(rate.sent), buckets(rate.received));
+            let rate = Rate { member: 1, packet_cost: COST, byte_cost: COST, sent, received };
+            rates.set((*key).into(), rate, 0)?;
         }
         let mut next_hops: Array<_, NextHop> = self.map(tables::NEXT_HOPS)?.try_into()?;
         for key in before.next_hops.keys() {
@@ -149,8 +190,54 @@ impl Kernel {
         self.forget_hints()
     }
 
-    /// Fills the ring buffer with copies of an initiation that nobody takes out.
-    fn fill_ring(&mut self) -> Result<()> {
+    /// What decides on admission.
+    fn install_admission(&mut self, before: &Tables, tables: &Tables) -> Result<()> {
+        let buckets = |budget: fn(SocketAddr, Class) -> Budget, of: SocketAddr| Buckets {
+            signal: bucket(tables.used_up.contains(&budget(of, Class::Signal))),
+            bulk: bucket(tables.used_up.contains(&budget(of, Class::Bulk))),
+        };
+        let mut endpoints: HashMap<_, Endpoint, Known> = self.map(tables::ENDPOINTS)?.try_into()?;
+        before.endpoints.iter().try_for_each(|&endpoint| endpoints.remove(&endpoint.into()))?;
+        for (member, endpoint) in (0..).zip(&tables.endpoints) {
+            let known = Known { member, buckets: buckets(Budget::Endpoint, *endpoint) };
+            endpoints.insert(Endpoint::from(*endpoint), known, 0)?;
+        }
+        // Sources come by themselves.
+        let mut sources: HashMap<_, Address, Source> = self.map(tables::SOURCES)?.try_into()?;
+        let gone: Vec<_> = sources.keys().collect::<Result<_, _>>()?;
+        gone.iter().try_for_each(|source| sources.remove(source))?;
+        let of_source =
+            |budget: &Budget| if let Budget::Source(address, _) = budget { Some(*address) } else { None };
+        for address in tables.used_up.iter().filter_map(of_source) {
+            let buckets = buckets(|of, class| Budget::Source(of.ip(), class), SocketAddr::new(address, 0));
+            sources.insert(Address::from(address), Source { buckets, ..Source::default() }, 0)?;
+        }
+        let costs = Costs { signal: COST, bulk: COST };
+        let budgets = Budgets {
+            member: costs,
+            relay: costs,
+            source: costs,
+            unknown: costs,
+            buckets: buckets(|_, class| Budget::Unknown(class), SocketAddr::new([0; 4].into(), 0)),
+        };
+        let mut all: Array<_, Budgets> = self.map(tables::BUDGETS)?.try_into()?;
+        all.set(0, budgets, 0)?;
+        let mut prefixes: LpmTrie<_, [u8; 20], u64> = self.map(tables::PREFIXES)?.try_into()?;
+        before.prefixes.iter().try_for_each(|prefix| prefixes.remove(&prefix.key()))?;
+        for prefix in &tables.prefixes {
+            let verdict = match prefix.verdict {
+                Listed::Allowed => tables::ALLOWED,
+                Listed::NotAllowed => tables::NOT_ALLOWED,
+                Listed::Denied => tables::DENIED,
+            };
+            prefixes.insert(&prefix.key(), verdict, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Fills the ring buffer with copies of an initiation that nobody takes out: so many, or as many as there is room for.
+    /// Tells how many bytes their frames have.
+    fn fill_ring(&mut self, records: usize) -> Result<u64> {
         let (relay, host) = ([192, 0, 2, 1], [192, 0, 2, 2]);
         let mut frame = Vec::new();
         let mut message = [0; 148];
@@ -161,10 +248,20 @@ impl Kernel {
             .write(&mut frame, &message)?;
         let mut locals: Array<_, Locals> = self.map(tables::LOCALS)?.try_into()?;
         locals.set(0, Locals([std::net::Ipv4Addr::from(relay).into(); LOCALS_MAX as usize]), 0)?;
-        for _ in 0..=EVENTS_BYTES as usize / size_of::<Event>() {
+        // Half of it is for known hosts.
+        let host = Endpoint::from(SocketAddr::from((host, PORT)));
+        let mut endpoints: HashMap<_, Endpoint, Known> = self.map(tables::ENDPOINTS)?.try_into()?;
+        let known = endpoints.get(&host, 0).ok();
+        endpoints.insert(host, Known::default(), 0)?;
+        for _ in 0..records {
             self.run(&frame, 0)?;
         }
-        Ok(())
+        let mut endpoints: HashMap<_, Endpoint, Known> = self.map(tables::ENDPOINTS)?.try_into()?;
+        match known {
+            Some(known) => endpoints.insert(host, known, 0)?,
+            None => endpoints.remove(&host)?,
+        }
+        Ok((records * frame.len()) as u64)
     }
 
     /// Runs the program on a frame that has so much metadata before it, in bytes.
@@ -230,6 +327,21 @@ impl Kernel {
         events
     }
 
+    /// Takes out what a frame has raised. What keeps the ring buffer half full is put back.
+    pub fn new_events(&mut self, tables: &Tables) -> Result<Vec<Event>> {
+        let mut events = self.events();
+        if tables.ring_half_full && !tables.ring_full {
+            let new = events.split_off(HALF);
+            let bytes = self.fill_ring(HALF)?;
+            self.fillers.packets += HALF as u64;
+            self.fillers.bytes += bytes;
+            let mut locals: Array<_, Locals> = self.map(tables::LOCALS)?.try_into()?;
+            locals.set(0, tables.locals_entry(), 0)?;
+            return Ok(new);
+        }
+        Ok(events)
+    }
+
     /// All counters by their index, all CPUs together.
     pub fn counters(&self) -> Result<Vec<Counter>> {
         let mut by_cpu = vec![Counter::default(); self.cpus];
@@ -244,7 +356,12 @@ impl Kernel {
             .map(|key| {
                 element(BPF_MAP_LOOKUP_ELEM, self.counters, key, by_cpu.as_mut_bytes())
                     .context("read COUNTERS")?;
-                Ok(sum(&by_cpu))
+                let mut counter = sum(&by_cpu);
+                if key == counter_index(Reason::Initiation, Family::Ipv4) {
+                    counter.packets = counter.packets.wrapping_sub(self.fillers.packets);
+                    counter.bytes = counter.bytes.wrapping_sub(self.fillers.bytes);
+                }
+                Ok(counter)
             })
             .collect()
     }
@@ -254,7 +371,7 @@ impl Kernel {
         let read = |&index: &u32| {
             let session = self.sessions.get(index)?.with_context(|| format!("session {index:#x} is gone"))?;
             let Session { packets, bytes, .. } = session;
-            Ok((index, Counter { packets, bytes }))
+            Ok((index, Counter { packets: packets.into(), bytes }))
         };
         self.filled.sessions.keys().map(read).collect()
     }

@@ -3,7 +3,7 @@
 //! It shares no code with the XDP program. It reads headers with etherparse, follows the rules in the order in which they
 //! are written down, and makes a forwarded frame anew ([`super::forward`]) where the program patches the old one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
     EtherType, Ethernet2HeaderSlice, Ipv4HeaderSlice, Ipv6HeaderSlice, SingleVlanHeaderSlice, UdpHeader,
@@ -16,7 +16,7 @@ use relay_ebpf::{
 
 use super::{
     forward,
-    tables::{INGRESS, NextHop, PORT, Session, Tables},
+    tables::{Budget, Class, INGRESS, Listed, NextHop, PORT, Prefix, Session, Tables},
 };
 
 /// What has to become of a frame.
@@ -155,6 +155,8 @@ fn link(frame: &[u8]) -> Result<(EtherType, &[u8]), End> {
 
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
+/// Data without content.
+const KEEPALIVE: usize = 32;
 
 fn ipv4<'a>(tables: &Tables, packet: &'a [u8], link_len: usize) -> Result<Datagram<'a>, End> {
     let end = |reason| (reason, Family::Ipv4);
@@ -170,14 +172,16 @@ fn ipv4<'a>(tables: &Tables, packet: &'a [u8], link_len: usize) -> Result<Datagr
     if ip.protocol().0 != UDP {
         return Err(end(Reason::OtherProtocol));
     }
+    let source = IpAddr::V4(ip.source_addr());
     if options || ip.is_fragmenting_payload() {
         return Err(end(match tables.is_local(destination) {
             false => Reason::OtherDestination,
-            true if options => Reason::IpOptions,
-            true => Reason::Fragment,
+            true if options => admitted_or(tables, Reason::IpOptions, Some(SocketAddr::new(source, HIDDEN))),
+            true if ip.fragments_offset().value() > 0 => Reason::Fragment,
+            true => admitted_or(tables, Reason::Fragment, first_fragment(source, &packet[20..])),
         }));
     }
-    let addresses = (IpAddr::V4(ip.source_addr()), destination);
+    let addresses = (source, destination);
     let total = usize::from(ip.total_len());
     udp(tables, packet, addresses, ip.ttl(), (20, total), link_len).map_err(end)
 }
@@ -198,9 +202,23 @@ fn ipv6<'a>(tables: &Tables, packet: &'a [u8], link_len: usize) -> Result<Datagr
     let (source, destination) = (IpAddr::V6(source), IpAddr::V6(destination));
     match ip.next_header().0 {
         UDP => {}
-        FRAGMENT if tables.is_local(destination) => return Err(end(Reason::Fragment)),
+        FRAGMENT if tables.is_local(destination) => {
+            // Next header, reserved, 13 bits of offset and three others, identification; then 8 bytes of UDP at least.
+            let source = match &packet[40..] {
+                [next, _, high, low, _, _, _, _, rest @ ..] if rest.len() >= UDP_HEADER => {
+                    match (*next, u16::from_be_bytes([*high, *low]) >> 3) {
+                        (UDP, 0) => first_fragment(source, rest),
+                        (FRAGMENT, 0) => Some(SocketAddr::new(source, HIDDEN)),
+                        (next, 0) if EXTENSIONS.contains(&next) => Some(SocketAddr::new(source, HIDDEN)),
+                        _ => None,
+                    }
+                }
+                _ => None,
+            };
+            return Err(end(admitted_or(tables, Reason::Fragment, source)));
+        }
         next if EXTENSIONS.contains(&next) && tables.is_local(destination) => {
-            return Err(end(Reason::IpOptions));
+            return Err(end(admitted_or(tables, Reason::IpOptions, Some(SocketAddr::new(source, HIDDEN)))));
         }
         _ => return Err(end(Reason::OtherProtocol)),
     }
@@ -224,12 +242,14 @@ fn udp<'a>(
         return Err(Reason::OtherDestination);
     }
     let length = usize::from(udp.length);
+    let ours = tables.is_local(destination);
+    let of_port = ours.then_some(SocketAddr::new(source, udp.source_port));
     if length < UDP_HEADER || header + length != total || total > packet.len() {
-        return Err(Reason::Malformed);
+        return Err(admitted_or(tables, Reason::Malformed, of_port));
     }
     if rest.len() - UDP_HEADER < SHORTEST {
-        let ours = tables.is_local(destination);
-        return Err(if ours { Reason::NotWireguard } else { Reason::OtherDestination });
+        let reason = if ours { Reason::NotWireguard } else { Reason::OtherDestination };
+        return Err(admitted_or(tables, reason, of_port));
     }
     Ok(Datagram {
         ip,
@@ -241,6 +261,68 @@ fn udp<'a>(
         payload: &rest[UDP_HEADER..length],
         trailer: &rest[length..],
     })
+}
+
+/// The port of a source whose port can't be seen.
+const HIDDEN: u16 = 0;
+
+/// Where the first fragment of a datagram comes from, if that is for the relay port.
+fn first_fragment(source: IpAddr, rest: &[u8]) -> Option<SocketAddr> {
+    let udp = UdpHeaderSlice::from_slice(rest).ok()?.to_header();
+    (udp.destination_port == PORT).then_some(SocketAddr::new(source, udp.source_port))
+}
+
+/// The reason, or why something from this source (if it matters) is not even admitted.
+fn admitted_or(tables: &Tables, reason: Reason, source: Option<SocketAddr>) -> Reason {
+    source.and_then(|source| admit(tables, source, Class::Bulk).err()).unwrap_or(reason)
+}
+
+/// Whether a packet is admitted, and then whether its source is known.
+fn admit(tables: &Tables, source: SocketAddr, class: Class) -> Result<bool, Reason> {
+    let used_up = |budget| tables.used_up.contains(&budget);
+    if tables.endpoints.contains(&source) {
+        return if used_up(Budget::Endpoint(source, class)) {
+            Err(Reason::KnownOverBudget)
+        } else {
+            Ok(true)
+        };
+    }
+    match listed(tables, source.ip()) {
+        Listed::Denied => return Err(Reason::SourceDenied),
+        Listed::NotAllowed => return Err(Reason::SourceNotAllowed),
+        Listed::Allowed => {}
+    }
+    let network = match source.ip() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    };
+    if used_up(Budget::Source(network, class)) {
+        Err(Reason::SourceOverBudget)
+    } else if used_up(Budget::Unknown(class)) {
+        Err(Reason::UnknownOverBudget)
+    } else {
+        Ok(false)
+    }
+}
+
+/// What the longest prefix says that the address is in.
+fn listed(tables: &Tables, address: IpAddr) -> Listed {
+    let bits = |address: IpAddr| -> Vec<bool> {
+        let octets = match address {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        octets.iter().flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1 == 1)).collect()
+    };
+    let is_in = |prefix: &&Prefix| {
+        prefix.address.is_ipv4() == address.is_ipv4()
+            && bits(prefix.address)[..prefix.length.into()] == bits(address)[..prefix.length.into()]
+    };
+    let longest = tables.prefixes.iter().filter(is_in).max_by_key(|prefix| prefix.length);
+    longest.map_or(Listed::Allowed, |prefix| prefix.verdict)
 }
 
 fn lacks_checksum(datagram: &Datagram) -> bool {
@@ -264,17 +346,24 @@ fn keep<'a>(tables: &Tables, datagram: &Datagram<'a>, shape: Option<Shape>) -> J
     };
     let end =
         |reason, event| Judgement { reason, family: datagram.family(), frame: None, session: None, event };
-    let copied = |copied, not_copied| match tables.ring_full {
-        false => end(copied, Some(raised(HANDSHAKE, datagram.payload))),
-        true => end(not_copied, None),
-    };
-    let own = |reason| {
-        let known = tables.endpoints.contains(&datagram.source);
-        end(reason, (!known && !tables.ring_full).then(|| raised(NEW_SOURCE, &[])))
-    };
     if !tables.is_local(datagram.destination) {
         return end(Reason::OtherDestination, None);
     }
+    let class = match shape {
+        Some(Shape::Data(_)) if datagram.payload.len() == KEEPALIVE => Class::Signal,
+        Some(Shape::Data(_)) | None => Class::Bulk,
+        Some(_) => Class::Signal,
+    };
+    let known = match admit(tables, datagram.source, class) {
+        Ok(known) => known,
+        Err(reason) => return end(reason, None),
+    };
+    let room = !tables.ring_full && (known || !tables.ring_half_full);
+    let copied = |copied, not_copied| match room {
+        true => end(copied, Some(raised(HANDSHAKE, datagram.payload))),
+        false => end(not_copied, None),
+    };
+    let own = |reason| end(reason, (!known && room).then(|| raised(NEW_SOURCE, &[])));
     if lacks_checksum(datagram) {
         return end(Reason::NoUdpChecksum, None);
     }
@@ -341,6 +430,10 @@ fn send_on<'a>(
             message: &datagram.payload[..TOO_BIG_QUOTE],
         };
         return Judgement { event: (!tables.ring_full).then_some(event), ..kept(Reason::TooBig) };
+    }
+    let rate = |key| tables.rates.get(&key).copied().unwrap_or_default();
+    if rate(session.sender_rate).sent || rate(session.receiver_rate).received {
+        return kept(Reason::OverRateLimit);
     }
     let reason = match hop {
         NextHop { ifindex: INGRESS, .. } => Reason::ForwardedTx,

@@ -57,6 +57,9 @@ impl Found<'_> {
         if self.tables.ring_full {
             smaller |= self.attempt(Some(Tables { ring_full: false, ..self.tables.clone() }), None)?;
         }
+        if self.tables.ring_half_full {
+            smaller |= self.attempt(Some(Tables { ring_half_full: false, ..self.tables.clone() }), None)?;
+        }
         if self.case.metadata > 0 {
             smaller |= self.attempt(None, Some(Case { metadata: 0, ..self.case.clone() }))?;
         }
@@ -72,6 +75,9 @@ impl Found<'_> {
         without_each!(sessions, self.tables.sessions.keys().copied().collect::<Vec<_>>());
         without_each!(pending, self.tables.pending.keys().copied().collect::<Vec<_>>());
         without_each!(endpoints, self.tables.endpoints.iter().copied().collect::<Vec<_>>());
+        without_each!(used_up, self.tables.used_up.iter().copied().collect::<Vec<_>>());
+        without_each!(prefixes, self.tables.prefixes.iter().copied().collect::<Vec<_>>());
+        without_each!(rates, self.tables.rates.keys().copied().collect::<Vec<_>>());
         without_each!(next_hops, self.tables.next_hops.keys().copied().collect::<Vec<_>>());
         without_each!(tx_ports, self.tables.tx_ports.iter().copied().collect::<Vec<_>>());
         without_each!(locals, self.tables.locals.keys().copied().collect::<Vec<_>>());

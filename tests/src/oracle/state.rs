@@ -8,7 +8,10 @@ use std::{
 use fastrand::Rng;
 use relay_ebpf::tables::LOCALS_MAX;
 
-use super::tables::{INGRESS, NextHop, Session, Tables};
+use super::tables::{Budget, Class, INGRESS, Listed, NextHop, Prefix, Rate, Session, Tables};
+
+/// Rate limits of a run.
+const RATES: u16 = 6;
 
 /// Interfaces of next hops: where the frame came in; three others.
 const INTERFACES: [u32; 4] = [INGRESS, 7, 300, 0x0102_0304];
@@ -19,7 +22,8 @@ pub fn random(rng: &mut Rng) -> Tables {
     let tx_ports: BTreeSet<_> = INTERFACES.into_iter().filter(|_| rng.u32(..3) > 0).collect();
     let next_hops: BTreeMap<_, _> = (0..8).map(|_| (next_hop_key(rng), next_hop(rng))).collect();
     let hosts: Vec<_> = (0..12).map(|n| SocketAddr::new(address(rng, n % 2 == 0), rng.u16(1..))).collect();
-    let endpoints = hosts.iter().copied().filter(|_| rng.bool()).collect();
+    let endpoints: BTreeSet<_> = hosts.iter().copied().filter(|_| rng.bool()).collect();
+    let (used_up, prefixes) = (used_up(rng, &hosts), prefixes(rng, &hosts));
     let sessions: BTreeMap<_, _> = (0..rng.usize(4..24))
         .map(|_| {
             let (source, destination) = (one_of(rng, &hosts), one_of(rng, &hosts));
@@ -29,6 +33,8 @@ pub fn random(rng: &mut Rng) -> Tables {
                 local_in: local(rng, &locals, source),
                 local_out: local(rng, &locals, destination),
                 next_hop: *rng.choice(next_hops.keys()).expect("there are some"),
+                sender_rate: rate_key(rng),
+                receiver_rate: rate_key(rng),
             };
             match rng.u32(..40) {
                 0 => session.local_in = rng.u8(..),
@@ -44,7 +50,75 @@ pub fn random(rng: &mut Rng) -> Tables {
     // An index may stand in both tables: they are chosen by different hosts.
     let both: Vec<_> = sessions.keys().copied().filter(|_| rng.u32(..4) == 0).collect();
     pending.extend(both.into_iter().map(|index| (index, one_of(rng, &hosts))));
-    Tables { locals, sessions, pending, endpoints, next_hops, tx_ports, ring_full: rng.u32(..12) == 0 }
+    let rates = (1..=RATES).map(|key| (key, Rate { sent: rng.bool(), received: rng.bool() })).collect();
+    let (ring_full, ring_half_full) = (rng.u32(..12) == 0, rng.u32(..12) == 0);
+    Tables {
+        locals,
+        sessions,
+        pending,
+        endpoints,
+        used_up,
+        prefixes,
+        rates,
+        next_hops,
+        tx_ports,
+        ring_full,
+        ring_half_full,
+    }
+}
+
+/// Mostly none.
+fn rate_key(rng: &mut Rng) -> u16 {
+    if rng.u32(..8) == 0 { rng.u16(1..=RATES) } else { 0 }
+}
+
+/// Some budgets of hosts, of their neighbours' and of all together.
+fn used_up(rng: &mut Rng, hosts: &[SocketAddr]) -> BTreeSet<Budget> {
+    let classes = [Class::Signal, Class::Bulk];
+    let mut budgets = BTreeSet::new();
+    for class in classes {
+        if rng.u32(..8) == 0 {
+            budgets.insert(Budget::Unknown(class));
+        }
+        for host in hosts {
+            match rng.u32(..12) {
+                0 => _ = budgets.insert(Budget::Endpoint(*host, class)),
+                1 => _ = budgets.insert(Budget::Source(network(host.ip()), class)),
+                _ => {}
+            }
+        }
+    }
+    budgets
+}
+
+/// The first address of what is taken for one source.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+    }
+}
+
+/// Lists in which some hosts are, no prefix twice.
+fn prefixes(rng: &mut Rng, hosts: &[SocketAddr]) -> BTreeSet<Prefix> {
+    let mut prefixes: BTreeMap<(IpAddr, u8), Listed> = BTreeMap::new();
+    for _ in 0..[0, 0, 1, 3, 8][rng.usize(..5)] {
+        let (address, bits) = match one_of(rng, hosts).ip() {
+            IpAddr::V4(v4) => (u128::from(u32::from(v4)) << 96, 32),
+            IpAddr::V6(v6) => (u128::from(v6), 128),
+        };
+        let length = if rng.u32(..8) == 0 { one_of(rng, &[0, bits]) } else { rng.u8(..=bits) };
+        let first = address & u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+        let first =
+            if bits == 32 { IpAddr::V4(((first >> 96) as u32).into()) } else { IpAddr::V6(first.into()) };
+        let verdicts = [Listed::Allowed, Listed::Allowed, Listed::NotAllowed, Listed::Denied];
+        prefixes.insert((first, length), one_of(rng, &verdicts));
+    }
+    // As userspace writes them, IPv6's lists never speak of IPv4, whose addresses lie within those of IPv6.
+    if !prefixes.is_empty() {
+        prefixes.entry((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)).or_insert(Listed::Allowed);
+    }
+    prefixes.into_iter().map(|((address, length), verdict)| Prefix { address, length, verdict }).collect()
 }
 
 /// Up to the whole table of addresses, with holes; at least one of each family.

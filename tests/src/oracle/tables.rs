@@ -29,12 +29,75 @@ pub struct Tables {
     pub pending: BTreeMap<u32, SocketAddr>,
     /// Authenticated endpoints.
     pub endpoints: BTreeSet<SocketAddr>,
+    /// Budgets that are used up. All others last longer than any test.
+    #[serde(default)]
+    pub used_up: BTreeSet<Budget>,
+    /// What is said of sources by their prefix.
+    #[serde(default)]
+    pub prefixes: BTreeSet<Prefix>,
+    /// Rate limits by their key: which directions of which are used up.
+    #[serde(default)]
+    pub rates: BTreeMap<u16, Rate>,
     /// Next hops by their key.
     pub next_hops: BTreeMap<u16, NextHop>,
     /// Interfaces that frames may be redirected to.
     pub tx_ports: BTreeSet<u32>,
     /// Whether userspace is so far behind that the ring buffer takes nothing.
     pub ring_full: bool,
+    /// Whether it is so far behind that what is left of the ring buffer is for known sources.
+    #[serde(default)]
+    pub ring_half_full: bool,
+}
+
+/// A budget of admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Budget {
+    /// That of an authenticated endpoint.
+    Endpoint(SocketAddr, Class),
+    /// That of an unknown source: an IPv4 address or the first address of an IPv6 network of 64 bits.
+    Source(IpAddr, Class),
+    /// That of all unknown sources together.
+    Unknown(Class),
+}
+
+/// What a budget is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Class {
+    /// Handshake messages and keepalives.
+    Signal,
+    /// Anything else.
+    Bulk,
+}
+
+/// What is said of the sources in a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Prefix {
+    /// Its first address.
+    pub address: IpAddr,
+    /// Its length, in bits.
+    pub length: u8,
+    /// What is said of it.
+    pub verdict: Listed,
+}
+
+/// What a list says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Listed {
+    /// New sources may be there.
+    Allowed,
+    /// They may not.
+    NotAllowed,
+    /// Nobody may.
+    Denied,
+}
+
+/// Whether a member's rate limit is used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// For what it sends.
+    pub sent: bool,
+    /// For what it receives.
+    pub received: bool,
 }
 
 /// One direction of a session.
@@ -50,6 +113,12 @@ pub struct Session {
     pub local_out: u8,
     /// Key of the next hop.
     pub next_hop: u16,
+    /// Key of the sender's rate limit.
+    #[serde(default)]
+    pub sender_rate: u16,
+    /// Key of the receiver's.
+    #[serde(default)]
+    pub receiver_rate: u16,
 }
 
 /// Where and how frames leave.
@@ -118,10 +187,11 @@ impl Tables {
         let (initiator, responder) = if backwards { (to, from) } else { (from, to) };
         let proven = Proven { initiator, responder, opened: Duration::ZERO };
         let (both, _) =
-            directions(&proven, &locals, PORT, |_| session.next_hop).expect("the addresses have keys");
+            directions(&proven, &locals, PORT, |_| session.next_hop, |_| 0).expect("the addresses have keys");
         let direction = both[usize::from(backwards)];
         assert_eq!(direction.index, index, "a direction stands under the index of whom it goes to");
-        tables::Session { local_in: session.local_in, local_out: session.local_out, ..direction }
+        let &Session { local_in, local_out, sender_rate, receiver_rate, .. } = session;
+        tables::Session { local_in, local_out, sender_rate, receiver_rate, ..direction }
     }
 }
 

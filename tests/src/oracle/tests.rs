@@ -51,6 +51,8 @@ fn tables(from: [&str; 4], to: [&str; 4]) -> Tables {
         local_in: key(from[0]),
         local_out: key(to[1]),
         next_hop: 5,
+        sender_rate: 0,
+        receiver_rate: 0,
     };
     tables.sessions.insert(7, session);
     let hop = NextHop {

@@ -3,11 +3,13 @@
 mod between_families;
 mod coming_back;
 mod failures;
+mod flood;
 mod joining;
 mod members;
 mod neighbours;
 mod path_mtu;
 mod premises;
+mod rates;
 mod seeing;
 mod talking;
 mod uplinks;

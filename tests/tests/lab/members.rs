@@ -98,3 +98,23 @@ fn a_live_index_from_a_wrong_source_is_not_forwarded() {
     assert_eq!(find().expect("the session lives").source, session.source, "data moved an address");
     assert_eq!(ping(&world.a, &world.b, 20, Duration::from_millis(10)).loss(), 0.0, "the session goes on");
 }
+
+#[test]
+fn a_denied_source_is_cut_off_at_once_and_comes_back_when_it_is_denied_no_more() {
+    let mut world = World::running(Outer::Ipv4);
+    connect(&world.a, &world.b, REGISTRATION);
+    let pings = Pinging::start(&world.a, &world.b, Duration::from_millis(50));
+    pings.more(20, LIVE);
+    let deny = ("deny = []".to_owned(), format!("deny = [\"{}/32\"]", public(2).0));
+    world.relay.changes.push(deny);
+    world.relay.write_configuration();
+    until("end of the session", LIVE, || (world.relay.status().sessions == 0).then_some(()));
+    until("denied packets", LIVE, || (world.relay.status().packets("source_denied") >= 10).then_some(()));
+    assert_eq!(world.relay.host("a").endpoint, None);
+    assert!(world.relay.host("b").endpoint.is_some());
+
+    world.relay.changes.clear();
+    world.relay.write_configuration();
+    // WireGuard still knows where a is, and a tries again after 15 s.
+    pings.more(20, Duration::from_secs(35));
+}

@@ -6,7 +6,9 @@ use aya::{
 };
 use relay_ebpf::{
     reason::COUNTERS_LEN,
-    tables::{self, Counter, Endpoint, Ledger, Locals, NextHop, Session},
+    tables::{
+        self, Address, Budgets, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session, Source,
+    },
 };
 
 /// Kind, key size, value size and capacity, sizes in bytes.
@@ -17,6 +19,8 @@ fn data(map: &Map) -> &MapData {
         Map::Array(data)
         | Map::DevMapHash(data)
         | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
         | Map::RingBuf(data) => data,
         other => panic!("the contract has no map like {other:?}"),
@@ -37,15 +41,21 @@ fn the_maps_are_those_of_the_contract() {
     let ledger = (MapType::Array, 4, size_of::<Ledger>(), entries);
     let seed = (MapType::Array, 4, 8, 1);
     let pending = (MapType::Hash, 4, size_of::<Endpoint>(), tables::PENDING_DEFAULT);
-    let endpoints = (MapType::Hash, size_of::<Endpoint>(), 8, tables::ENDPOINTS_DEFAULT);
+    let endpoints = (MapType::Hash, size_of::<Endpoint>(), size_of::<Known>(), tables::ENDPOINTS_DEFAULT);
+    let sources = (MapType::LruHash, size_of::<Address>(), size_of::<Source>(), tables::SOURCES_MAX);
+    let budgets = (MapType::Array, 4, size_of::<Budgets>(), 1);
+    let prefixes = (MapType::LpmTrie, size_of::<[u64; 3]>(), 8, tables::PREFIXES_MAX);
+    let rates = (MapType::Array, 4, size_of::<Rate>(), tables::RATES_MAX);
     let next_hops = (MapType::Array, 4, size_of::<NextHop>(), tables::NEXT_HOPS_MAX);
     let tx_ports = (MapType::DevMapHash, 4, 8, tables::TX_PORTS_MAX);
     let locals = (MapType::Array, 4, size_of::<Locals>(), 1);
     let counters = (MapType::PerCpuArray, 4, size_of::<Counter>(), COUNTERS_LEN);
     let events = (MapType::RingBuf, 0, 0, tables::EVENTS_BYTES);
     let hints = (MapType::PerCpuArray, 4, 8, tables::HINTS_LEN);
-    let wanted =
-        [session, ledger, seed, pending, endpoints, next_hops, tx_ports, locals, counters, events, hints];
+    let wanted = [
+        session, ledger, seed, pending, endpoints, sources, budgets, prefixes, rates, next_hops, tx_ports,
+        locals, counters, events, hints,
+    ];
     for (name, wanted) in tables::ALL.into_iter().zip(wanted) {
         assert_eq!(shape(&ebpf, name), wanted, "{name}");
     }

@@ -124,6 +124,11 @@ impl Fixture {
         self
     }
 
+    /// The frame is refused for this reason, and nothing else comes of it.
+    pub fn refused(self, reason: Reason) -> Self {
+        Self { reason, event: None, ..self }
+    }
+
     pub fn reason(&self) -> Reason {
         self.reason
     }
@@ -160,8 +165,12 @@ impl Fixture {
 
 /// Runs all, and panics with what went otherwise. They share a relay, since each looks only at what it moves.
 pub fn run(fixtures: &[Fixture]) {
-    let mut relay = Relay::new();
-    let complaints: Vec<_> = fixtures.iter().flat_map(|fixture| fixture.complaints(&mut relay)).collect();
+    run_in(&mut Relay::new(), fixtures);
+}
+
+/// Runs all in this relay.
+pub fn run_in(relay: &mut Relay, fixtures: &[Fixture]) {
+    let complaints: Vec<_> = fixtures.iter().flat_map(|fixture| fixture.complaints(relay)).collect();
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }
 

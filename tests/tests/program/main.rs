@@ -4,6 +4,7 @@
 //! checksums are computed from scratch: what the program sent on is compared with a frame that was built, not patched.
 //! `fixture` runs one packet and checks everything that it may have moved.
 
+mod admission;
 mod attached;
 mod between_families;
 mod contract;

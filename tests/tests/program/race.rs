@@ -64,7 +64,8 @@ fn entry(index: u32, at: u32, locals: &Locals) -> Session {
         responder: side(index, destination),
         opened: Duration::ZERO,
     };
-    let ([there, _], _) = directions(&proven, locals, PORT, |_| next_hop).expect("the relay's address");
+    let ([there, _], _) =
+        directions(&proven, locals, PORT, |_| next_hop, |_| 0).expect("the relay's address");
     there
 }
 

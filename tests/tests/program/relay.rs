@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf, xdp::DevMapHash},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, RingBuf, xdp::DevMapHash},
     programs::{SocketFilter, Xdp},
 };
 use relay_ebpf::{
@@ -15,8 +15,8 @@ use relay_ebpf::{
     event::Event,
     reason::{Family, Reason, counter_index},
     tables::{
-        self, Address, Counter, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, LOCALS_MAX, Locals, NextHop,
-        Session, TAGS_MAX,
+        self, Address, Budgets, Counter, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, Known, LOCALS_MAX, Locals,
+        NextHop, Rate, Session, Source, TAGS_MAX,
     },
 };
 use relay_tests::sessions::{Sessions, constants};
@@ -267,6 +267,8 @@ pub fn session(
         source: source.ip().into(),
         destination: to.ip().into(),
         packets: 0,
+        sender_rate: 0,
+        receiver_rate: 0,
         bytes: 0,
         source_port_be: port(source),
         destination_port_be: port(to),
@@ -336,7 +338,9 @@ impl Relay {
             }
             this.open(&session(hosts.session_by_relay_too(), alice, relay, relay_too, bob, Hop::Back));
             this.pending().insert(hosts.pending(), Endpoint::from(bob), 0).unwrap();
-            this.endpoints().insert(Endpoint::from(alice), 1, 0).unwrap();
+            this.endpoints()
+                .insert(Endpoint::from(alice), Known { member: 1, ..Known::default() }, 0)
+                .unwrap();
         }
         this
     }
@@ -439,7 +443,7 @@ impl Relay {
     fn sessions(&self) -> Vec<(u32, Counter)> {
         let read = |&index: &u32| {
             let Session { packets, bytes, .. } = self.sessions.get(index).unwrap().unwrap();
-            (index, Counter { packets, bytes })
+            (index, Counter { packets: packets.into(), bytes })
         };
         self.indices.iter().map(read).collect()
     }
@@ -459,8 +463,24 @@ impl Relay {
         self.ebpf.map_mut(tables::PENDING).unwrap().try_into().unwrap()
     }
 
-    pub fn endpoints(&mut self) -> HashMap<&mut MapData, Endpoint, u64> {
+    pub fn endpoints(&mut self) -> HashMap<&mut MapData, Endpoint, Known> {
         self.ebpf.map_mut(tables::ENDPOINTS).unwrap().try_into().unwrap()
+    }
+
+    pub fn sources(&mut self) -> HashMap<&mut MapData, Address, Source> {
+        self.ebpf.map_mut(tables::SOURCES).unwrap().try_into().unwrap()
+    }
+
+    pub fn budgets(&mut self) -> Array<&mut MapData, Budgets> {
+        self.ebpf.map_mut(tables::BUDGETS).unwrap().try_into().unwrap()
+    }
+
+    pub fn prefixes(&mut self) -> LpmTrie<&mut MapData, [u8; 20], u64> {
+        self.ebpf.map_mut(tables::PREFIXES).unwrap().try_into().unwrap()
+    }
+
+    pub fn rates(&mut self) -> Array<&mut MapData, Rate> {
+        self.ebpf.map_mut(tables::RATES).unwrap().try_into().unwrap()
     }
 
     /// When each CPU last had its turn by this key of `HINTS`, ns since boot.

@@ -10,6 +10,7 @@ use std::{
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 
 use crate::{
+    admission::{Filter, Work},
     handshake::{
         Action, Datagram, Limits, Outcome, Session, Settings, Timestamp, Tracker, cookie,
         mac::mac1,
@@ -18,6 +19,8 @@ use crate::{
     members::{Member, MemberId, Members, OtherRelay, Place, Policy, PublicKey},
 };
 
+/// What most tests are not about.
+pub const UNLIMITED: Work = Work { searched_keys: 0, initiations: 0, unknown_initiations: 0 };
 /// The relay's first IPv4 address.
 pub const RELAY: &str = "192.0.2.1";
 /// The relay's second IPv4 address.
@@ -47,7 +50,8 @@ pub fn settings() -> Settings {
         public_key: key("relay"),
         addresses: vec![ip(RELAY), ip(RELAY_2), ip(RELAY_6)],
         port: 51820,
-        denied: vec!["203.0.113.0/24".parse().unwrap()],
+        filter: Filter::new(&[], &["203.0.113.0/24".parse().unwrap()]),
+        work: UNLIMITED,
         limits: Limits::default(),
     }
 }
@@ -58,6 +62,7 @@ pub fn member(name: &str, networks: &[&str], place: Place) -> Member {
         public_key: key(name),
         networks: networks.iter().map(|&network| network.into()).collect(),
         place,
+        rate_limit: None,
     }
 }
 

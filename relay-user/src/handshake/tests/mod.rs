@@ -4,6 +4,7 @@
 mod crafted;
 mod world;
 
+mod budgets;
 mod challenges;
 mod conversations;
 mod endpoints;

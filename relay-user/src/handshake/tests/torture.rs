@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use super::crafted::{RELAY, RELAY_6, Relay, at, id, ip, members, settings};
+use super::crafted::{RELAY, RELAY_6, Relay, UNLIMITED, at, id, ip, members, settings};
 use crate::{
-    handshake::{Datagram, Limits, Outcome, Settings},
+    admission::Work,
+    handshake::{Datagram, Limits, Outcome, Quotas, Settings},
     members::Policy,
 };
 
@@ -51,10 +52,13 @@ fn maps_and_tables_agree_whatever_happens() {
             sessions_per_responder: [8, 3][seed as usize / 2 % 2],
             sessions_per_pair: 2,
             pending: 6,
+            pending_quotas: Quotas { source: 5, unknown: 4 },
             proven: 3,
         };
         let first = random_members(&mut rng);
-        let mut relay = Relay::new(Settings { limits, ..settings() }, first);
+        let little = Work { searched_keys: 20, initiations: 10, unknown_initiations: 1 };
+        let work = [UNLIMITED, UNLIMITED, little][seed as usize % 3];
+        let mut relay = Relay::new(Settings { limits, work, ..settings() }, first);
         let (mut opened, mut endpoints) = (0, HashMap::new());
         for _ in 0..3_000 {
             let endpoint = *ENDPOINTS.choose(&mut rng).unwrap();

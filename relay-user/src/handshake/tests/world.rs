@@ -191,6 +191,7 @@ impl World {
             public_key: self.hosts[*host].public_key(),
             networks: vec!["net".into()],
             place: place.clone(),
+            rate_limit: None,
         });
         let relay_key = super::crafted::key("relay");
         let members = Arc::new(Members::new(relay_key, policy, relays, members).unwrap());

@@ -77,6 +77,7 @@ fn members() -> Members {
             4 => Place::Static(vec![At::Known(4).endpoint()]),
             _ => Place::Static(Vec::new()),
         },
+        rate_limit: None,
     });
     Members::new(key(RELAY), Policy::Members, [relay], members).expect("sound members")
 }

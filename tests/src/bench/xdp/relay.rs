@@ -61,8 +61,8 @@ impl Relay {
         let mut table = SessionTable::new(&map, SEED)?;
         for number in 0..traffic.scenario.sessions {
             let session = traffic.session(number);
-            let (both, _) =
-                directions(&session, &locals, PORT, |_| NEXT_HOP).expect("the addresses are the relay's");
+            let (both, _) = directions(&session, &locals, PORT, |_| NEXT_HOP, |_| 0)
+                .expect("the addresses are the relay's");
             table.insert(&both[0], ()).context("fill SESSIONS")?;
         }
         Ok(())

@@ -248,7 +248,14 @@ fn mix(mut n: u32) -> u32 {
 }
 
 /// A frame from scratch.
-fn frame(macs: Macs, source: SocketAddr, destination: SocketAddr, ttl: u8, message: &[u8]) -> Vec<u8> {
+/// A frame with a UDP datagram.
+pub(crate) fn frame(
+    macs: Macs,
+    source: SocketAddr,
+    destination: SocketAddr,
+    ttl: u8,
+    message: &[u8],
+) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2(macs.source, macs.destination);
     let ip = match (source.ip(), destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -265,7 +272,8 @@ fn frame(macs: Macs, source: SocketAddr, destination: SocketAddr, ttl: u8, messa
     frame
 }
 
-fn flow(frame: &[u8], layout: u64) -> Flow {
+/// What a flow has of its own, from a frame of it.
+pub(crate) fn flow(frame: &[u8], layout: u64) -> Flow {
     let layout = &LAYOUTS[layout as usize];
     let two = |at: usize| [frame[at], frame[at + 1]];
     let four = |at: usize| [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]];
@@ -280,7 +288,7 @@ fn flow(frame: &[u8], layout: u64) -> Flow {
 }
 
 /// The head of a frame without what [`Frame::head`] puts into it.
-fn template(frame: &[u8], layout: u64) -> Frame {
+pub(crate) fn template(frame: &[u8], layout: u64) -> Frame {
     let mut head: [u8; HEAD] = frame[..HEAD].try_into().expect("a frame has a head");
     let fields = &LAYOUTS[layout as usize];
     let mut clear = |at: usize, bytes: usize| head[at..at + bytes].fill(0);

@@ -213,7 +213,12 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
 
 /// The index of the device.
 pub fn index(namespace: &Namespace) -> Result<u32> {
-    let text = namespace.ip(&format!("-j link show dev {DEVICE}"));
+    index_of(namespace, DEVICE)
+}
+
+/// The index of a device with another name.
+pub(crate) fn index_of(namespace: &Namespace, device: &str) -> Result<u32> {
+    let text = namespace.ip(&format!("-j link show dev {device}"));
     let json: serde_json::Value = serde_json::from_str(&text).context("read what ip prints")?;
     json[0]["ifindex"].as_u64().and_then(|index| index.try_into().ok()).context("a device has an index")
 }
