@@ -4,6 +4,9 @@ use relay_tests::{World, host::Implementation, relay::Outer};
 
 use crate::in_the_kernel::{assert_all_talk, assert_kernel_registrar};
 
+/// boringtun sends nothing until it has something to send: it registers with its first keepalive.
+const KEEPALIVE_SECONDS: u16 = 5;
+
 /// One behind a NAT, one behind two, one public.
 fn three_implementations(each: [Implementation; 3]) {
     for outer in Outer::BOTH {
@@ -13,7 +16,7 @@ fn three_implementations(each: [Implementation; 3]) {
         }
         world.relay.start();
         assert_kernel_registrar(&world);
-        world.point_hosts(outer, 25);
+        world.point_hosts(outer, KEEPALIVE_SECONDS);
         world.start_hosts();
         assert_all_talk(&world);
     }

@@ -41,14 +41,15 @@ pub struct Arguments {
     /// Only this kernel, as the table calls it (6.1-cloud, 6.1, …); may be given several times
     #[arg(long, value_name = "NAME")]
     kernel: Vec<String>,
-    /// Every kernel, and all steps: three implementations of WireGuard, a renewal in real time, drivers, the lab. Needs root
+    /// The newest kernel of every series, and on the oldest and the newest of them (or those named) all steps: three
+    /// implementations of WireGuard, a renewal in real time, drivers, the lab. Needs root
     #[arg(long)]
     full: bool,
     /// Boot one kernel into a shell, with all that the steps need and a list of these in /steps
     #[arg(long)]
     shell: bool,
     /// Write the result into docs/kernels.md
-    #[arg(long, requires = "full", conflicts_with_all = ["kernel", "shell"])]
+    #[arg(long, requires = "full", conflicts_with = "shell")]
     write: bool,
 }
 
@@ -68,10 +69,11 @@ pub fn run(workspace: &Path, arguments: &Arguments) -> Result<()> {
     let common = Common::build(workspace, &directory, arguments.full)?;
     let mut report = Report::default();
     for kernel in &kernels {
-        let steps = steps::of(kernel, arguments.full);
+        let full = arguments.full && (!arguments.kernel.is_empty() || is_end(kernel, &kernels));
+        let steps = steps::of(kernel, full);
         let unpacked = kernel::unpack(kernel, &apt, &directory.join("kernels"))?;
         let initramfs = common.initramfs(kernel, &unpacked, &steps)?;
-        let machine = machine::command(&unpacked.image, &initramfs, arguments.full);
+        let machine = machine::command(&unpacked.image, &initramfs, full);
         if arguments.shell {
             return machine::shell(machine);
         }
@@ -112,6 +114,13 @@ fn named(names: &[String], offered: &[Kernel]) -> Result<Vec<Kernel>> {
         found.with_context(|| format!("no package has a kernel {name}: there are {all}"))
     };
     names.iter().map(find).collect()
+}
+
+/// Whether it is the oldest or the newest kernel with all drivers.
+fn is_end(kernel: &Kernel, kernels: &[Kernel]) -> bool {
+    let mut with_drivers = kernels.iter().filter(|kernel| !kernel.cloud && steps::is_new_enough(kernel));
+    let first = with_drivers.next();
+    [first, with_drivers.last()].contains(&Some(kernel))
 }
 
 /// What is the same in all guests.

@@ -34,9 +34,14 @@ fn step(name: &'static str, about: &'static str, seconds: u32, command: impl Int
 /// The oldest series that has what the XDP program uses.
 const OLDEST: (u32, u32) = (5, 18);
 
+/// Whether a kernel has what the XDP program uses.
+pub fn is_new_enough(kernel: &Kernel) -> bool {
+    kernel.series >= OLDEST
+}
+
 /// The steps for a kernel: the short ones, or all that it can do.
 pub fn of(kernel: &Kernel, full: bool) -> Vec<Step> {
-    if kernel.series < OLDEST {
+    if !is_new_enough(kernel) {
         return vec![step("refused", "wgrelay says that the kernel is too old", 120, "vm too_old")];
     }
     let mut steps = vec![
