@@ -87,9 +87,9 @@ impl Apt {
         let targets =
             ["indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(COMPONENT)", "Created-By: Packages"];
         let targets = ask(Command::new("apt-get").args(targets)).unwrap_or_default();
-        let main = targets.lines().filter_map(|line| line.strip_suffix(" Debian main"));
+        let mut main = targets.lines().filter_map(|line| line.strip_suffix(" Debian main"));
         // That of security updates has other suites.
-        let mirror = main.filter(|uri| !uri.contains("security")).next();
+        let mirror = main.find(|uri| !uri.contains("security"));
         let mirror =
             mirror.context("apt has no mirror of Debian: this needs Debian, and `apt-get update`")?;
         let sources = SUITES.map(|suite| format!("deb {mirror} {suite} main\n")).concat();

@@ -45,6 +45,9 @@ pub struct Arguments {
     /// implementations of WireGuard, a renewal in real time, drivers, the lab. Needs root
     #[arg(long)]
     full: bool,
+    /// Only this step, as the table calls it; may be given several times
+    #[arg(long, value_name = "NAME", conflicts_with = "write")]
+    step: Vec<String>,
     /// Boot one kernel into a shell, with all that the steps need and a list of these in /steps
     #[arg(long)]
     shell: bool,
@@ -70,7 +73,11 @@ pub fn run(workspace: &Path, arguments: &Arguments) -> Result<()> {
     let mut report = Report::default();
     for kernel in &kernels {
         let full = arguments.full && (!arguments.kernel.is_empty() || is_end(kernel, &kernels));
-        let steps = steps::of(kernel, full);
+        let mut steps = steps::of(kernel, full);
+        steps.retain(|step| arguments.step.is_empty() || arguments.step.iter().any(|name| name == step.name));
+        if steps.is_empty() {
+            bail!("Linux {kernel} has no step {}", arguments.step.join(" or "));
+        }
         let unpacked = kernel::unpack(kernel, &apt, &directory.join("kernels"))?;
         let initramfs = common.initramfs(kernel, &unpacked, &steps)?;
         let machine = machine::command(&unpacked.image, &initramfs, full);
@@ -120,7 +127,7 @@ fn named(names: &[String], offered: &[Kernel]) -> Result<Vec<Kernel>> {
 fn is_end(kernel: &Kernel, kernels: &[Kernel]) -> bool {
     let mut with_drivers = kernels.iter().filter(|kernel| !kernel.cloud && steps::is_new_enough(kernel));
     let first = with_drivers.next();
-    [first, with_drivers.last()].contains(&Some(kernel))
+    [first, with_drivers.next_back()].contains(&Some(kernel))
 }
 
 /// What is the same in all guests.
