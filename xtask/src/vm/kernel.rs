@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::process::{ask, run};
 
@@ -148,21 +148,17 @@ pub fn unpack(kernel: &Kernel, apt: &Apt, directory: &Path) -> Result<Unpacked> 
         }
         result?;
     }
-    let unpacked = Unpacked {
-        image: root.join("boot").join(format!("vmlinuz-{release}")),
-        modules: root.join("lib/modules").join(release),
-    };
-    for path in [&unpacked.image, &unpacked.modules] {
-        if !path.exists() {
-            bail!("the packages of Linux {release} have no {}", path.display());
-        }
-    }
-    Ok(unpacked)
+    let modules = root.join("lib/modules").join(release);
+    let places = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
+    let image = places.into_iter().find(|place| place.exists());
+    let image = image
+        .with_context(|| format!("the packages of Linux {release} have no image: {}", root.display()))?;
+    Ok(Unpacked { image, modules })
 }
 
 fn unpack_into(directory: &Path, release: &str, apt: &Apt) -> Result<()> {
-    // Since 6.19 or so the image and the modules are packages of their own.
-    let parts = ["image", "binary", "modules"].map(|part| format!("linux-{part}-{release}"));
+    // Lately the image, the modules and what tells of those built in are packages of their own.
+    let parts = ["image", "binary", "base", "modules"].map(|part| format!("linux-{part}-{release}"));
     let there = parts.iter().filter(|part| apt.packages(part).lines().any(|name| name == *part));
     run(apt.command("apt-get").args(["--quiet=2", "download"]).args(there).current_dir(directory))?;
     let script = "for package in ./*.deb; do dpkg-deb --extract \"$package\" .; rm \"$package\"; done; \

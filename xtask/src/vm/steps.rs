@@ -42,7 +42,12 @@ pub fn is_new_enough(kernel: &Kernel) -> bool {
 /// The steps for a kernel: the short ones, or all that it can do.
 pub fn of(kernel: &Kernel, full: bool) -> Vec<Step> {
     if !is_new_enough(kernel) {
-        return vec![step("refused", "wgrelay says that the kernel is too old", 120, "vm too_old")];
+        return vec![step(
+            "refused",
+            "wgrelay says that the kernel is too old",
+            120,
+            "vm too_old --nocapture",
+        )];
     }
     let mut steps = vec![
         step("load", "the verifier takes every program", 60, "vm verifier --nocapture"),
