@@ -297,7 +297,7 @@ fn explain_load(error: ProgramError) -> anyhow::Error {
             let last =
                 log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
             anyhow!(
-                "the kernel refused the XDP program: {io_error}; {} (is the kernel older than 5.18?)",
+                "the kernel refused the XDP program: {io_error}; {} (docs/kernels.md lists the kernels that take it)",
                 last.unwrap_or("it gave no reason")
             )
         }

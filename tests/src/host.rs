@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -48,11 +49,68 @@ struct Peer {
     keepalive_seconds: u16,
 }
 
-/// A host: wireguard-go in a namespace, with a configuration that outlives a restart.
+/// An implementation of WireGuard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implementation {
+    /// The kernel's.
+    Kernel,
+    /// wireguard-go.
+    Go,
+    /// boringtun, by its command line.
+    BoringTun,
+}
+
+impl Implementation {
+    /// What hosts run unless a test says otherwise: what WGRELAY_LAB_WIREGUARD names, else wireguard-go, which runs on any
+    /// kernel.
+    ///
+    /// # Panics
+    /// If that names none.
+    pub fn usual() -> Self {
+        match std::env::var("WGRELAY_LAB_WIREGUARD").as_deref() {
+            Ok("kernel") => Self::Kernel,
+            Ok("boringtun") => Self::BoringTun,
+            Ok("wireguard-go") | Err(_) => Self::Go,
+            Ok(other) => panic!("WGRELAY_LAB_WIREGUARD={other}: kernel, wireguard-go or boringtun"),
+        }
+    }
+
+    /// The program that makes the interface, if one does.
+    fn command(self, namespace: &Namespace, interface: &str) -> Option<Command> {
+        let mut command = match self {
+            Self::Kernel => return None,
+            Self::Go => namespace.command("wireguard-go"),
+            Self::BoringTun => {
+                let mut command = namespace.command("boringtun-cli");
+                // All its peers are at the relay's one address and port, and a connected socket is for one of them only.
+                command.args([
+                    "--disable-connected-udp",
+                    "--disable-drop-privileges",
+                    "--verbosity",
+                    "error",
+                ]);
+                command
+            }
+        };
+        command.args(["--foreground", interface]);
+        Some(command)
+    }
+}
+
+/// What runs a host's WireGuard.
+#[derive(Debug)]
+enum Running {
+    Kernel,
+    Process(Process),
+}
+
+/// A host: stock WireGuard in a namespace, with a configuration that outlives a restart.
 #[derive(Debug)]
 pub struct Host {
     /// Its name.
     pub name: String,
+    /// What its WireGuard is. Before it is started.
+    pub implementation: Implementation,
     /// Where it is.
     pub namespace: Namespace,
     /// Its keys.
@@ -63,7 +121,7 @@ pub struct Host {
     listen_port: u16,
     mtu: u16,
     peers: BTreeMap<String, Peer>,
-    process: Option<Process>,
+    running: Option<Running>,
 }
 
 /// MTU of the tunnels unless a test says otherwise: what fits any access link.
@@ -77,13 +135,14 @@ impl Host {
         let (lab, name) = (namespace.lab(), namespace.role().to_owned());
         Self {
             keys: Keys::new(lab, &name),
+            implementation: Implementation::usual(),
             tunnel: Ipv4Addr::new(10, 77, 0, number),
             interface: lab.id().interface(&name),
             namespace: namespace.clone(),
             listen_port: 0,
             mtu: MTU,
             peers: BTreeMap::new(),
-            process: None,
+            running: None,
             name,
         }
     }
@@ -124,7 +183,7 @@ impl Host {
     }
 
     fn set_peer(&mut self, key: String, peer: Peer) {
-        if self.process.is_some() {
+        if self.is_running() {
             self.apply_peer(&key, &peer);
         }
         self.peers.insert(key, peer);
@@ -146,16 +205,14 @@ impl Host {
 
     /// Starts its WireGuard.
     pub fn start(&mut self) {
-        assert!(self.process.is_none(), "{} runs already", self.name);
-        let log = self.namespace.lab().file(&format!("{}-wireguard.log", self.name));
-        let mut command = self.namespace.command("wireguard-go");
-        let _ = fs::remove_file(self.socket());
-        let mut process = Process::start(command.args(["-f", &self.interface]), log);
-        until(&format!("control socket of {}", self.interface), Duration::from_secs(10), || {
-            assert!(process.ended().is_none(), "wireguard-go of {}: {}", self.name, process.printed());
-            self.socket().exists().then_some(())
+        assert!(!self.is_running(), "{} runs already", self.name);
+        self.running = Some(match self.implementation.command(&self.namespace, &self.interface) {
+            None => {
+                self.namespace.ip(&format!("link add {} type wireguard", self.interface));
+                Running::Kernel
+            }
+            Some(mut command) => Running::Process(self.start_process(&mut command)),
         });
-        self.process = Some(process);
         let mut set = self.namespace.command("wg");
         set.args(["set", &self.interface, "listen-port", &self.listen_port.to_string(), "private-key"]);
         run(set.arg(&self.keys.private_file));
@@ -166,29 +223,47 @@ impl Host {
         }
     }
 
+    fn start_process(&self, command: &mut Command) -> Process {
+        let log = self.namespace.lab().file(&format!("{}-wireguard.log", self.name));
+        let _ = fs::remove_file(self.socket());
+        let mut process = Process::start(command, log);
+        until(&format!("control socket of {}", self.interface), Duration::from_secs(10), || {
+            assert!(process.ended().is_none(), "WireGuard of {}: {}", self.name, process.printed());
+            self.socket().exists().then_some(())
+        });
+        process
+    }
+
     fn socket(&self) -> PathBuf {
         Path::new(WIREGUARD_SOCKETS).join(format!("{}.sock", self.interface))
     }
 
     /// Whether its WireGuard was started.
     pub fn is_running(&self) -> bool {
-        self.process.is_some()
+        self.running.is_some()
     }
 
     /// The id of its WireGuard's process.
     ///
     /// # Panics
-    /// If it was not started.
+    /// If it was not started, or is the kernel's.
     pub fn process(&self) -> u32 {
-        self.process.as_ref().expect("WireGuard runs").id()
+        match self.running.as_ref().expect("WireGuard runs") {
+            Running::Process(process) => process.id(),
+            Running::Kernel => panic!("the kernel's WireGuard is no process"),
+        }
     }
 
     /// Kills its WireGuard, without a chance to say good-bye.
     pub fn kill(&mut self) {
         let _making = making();
-        let process = self.process.take().expect("WireGuard runs");
-        process.stop(Signal::KILL);
-        let _ = fs::remove_file(self.socket());
+        match self.running.take().expect("WireGuard runs") {
+            Running::Kernel => _ = self.namespace.ip(&format!("link del {}", self.interface)),
+            Running::Process(process) => {
+                process.stop(Signal::KILL);
+                let _ = fs::remove_file(self.socket());
+            }
+        }
     }
 
     /// Kills its WireGuard and starts it anew: no sessions, and (unless fixed) another port.

@@ -13,6 +13,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{
+    cards,
     cleanup::{self, LabId, NETNS},
     command::{line, program, run, run_with_input},
 };
@@ -111,6 +112,11 @@ impl Namespace {
         &self.role
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A command for a program that is to run in it. By `nsenter`, not `ip netns exec`, which would hide bpffs.
     pub fn command(&self, name: &str) -> Command {
         let mut command = program("nsenter");
@@ -158,6 +164,9 @@ impl Namespace {
     /// A cable from `device` here to `peer_device` there, both up, with all transmit offloads off: a packet with a
     /// partial checksum, which only local senders make, would be spoilt by an incremental update.
     pub fn connect(&self, device: &str, peer: &Namespace, peer_device: &str) {
+        if let Some(driver) = cards::driver().filter(|_| peer.role == "relay") {
+            return cards::connect(&driver, peer, peer_device, self, device);
+        }
         let _making = cleanup::making();
         self.ip(&format!("link add {device} type veth peer name {peer_device} netns {}", peer.name));
         for (namespace, device) in [(self, device), (peer, peer_device)] {

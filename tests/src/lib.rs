@@ -7,8 +7,9 @@
 //!                           2001:db8:1::/64
 //! ```
 //!
-//! Hosts run plain wireguard-go and know nothing of the relay but an endpoint and a public key. IPv4 goes through
-//! port-restricted NATs with random ports; for IPv6 the same boxes are stateful firewalls.
+//! Hosts run plain wireguard-go (or another implementation, [`host::Implementation`]) and know nothing of the relay but an
+//! endpoint and a public key. IPv4 goes through port-restricted NATs with random ports; for IPv6 the same boxes are
+//! stateful firewalls.
 //!
 //! A [`Lab`] owns what it makes, and its names carry the process id. It is removed when the value goes, when the process
 //! gets SIGINT or SIGTERM, and, if it was killed outright, by the next lab that starts ([`cleanup`]).
@@ -17,6 +18,7 @@
 
 pub mod affinity;
 pub mod bench;
+pub mod cards;
 pub mod cleanup;
 pub mod command;
 pub mod flood;

@@ -1,6 +1,7 @@
 //! XDP programs of a few instructions, made of nothing but an ELF file around them; first of all one that passes every
 //! packet on.
 
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{Xdp, XdpMode},
@@ -30,14 +31,27 @@ pub fn attach_instructions(
     instructions: &[[u8; 8]],
     mode: XdpMode,
 ) -> Ebpf {
-    let elf = elf(instructions);
     namespace.enter(|| {
-        let mut loaded = EbpfLoader::new().load(&elf).expect("read a made program");
-        let program: &mut Xdp = loaded.program_mut(NAME).expect("it is there").try_into().expect("it is XDP");
-        program.load().unwrap_or_else(|error| panic!("load a made program: {error}"));
-        program.attach(device, mode).unwrap_or_else(|error| panic!("attach XDP to {device}: {error}"));
+        let mut loaded = load(instructions).unwrap_or_else(|error| panic!("{error:#}"));
+        let attached = program(&mut loaded).attach(device, mode);
+        attached.unwrap_or_else(|error| panic!("attach XDP to {device}: {error}"));
         loaded
     })
+}
+
+/// Loads a program of these instructions.
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn load(instructions: &[[u8; 8]]) -> Result<Ebpf> {
+    let mut loaded = EbpfLoader::new().load(&elf(instructions)).context("read a made program")?;
+    program(&mut loaded).load().context("load a made program")?;
+    Ok(loaded)
+}
+
+/// The program that was loaded.
+pub fn program(loaded: &mut Ebpf) -> &mut Xdp {
+    loaded.program_mut(NAME).expect("it is there").try_into().expect("it is XDP")
 }
 
 /// Of the program, for the loader.

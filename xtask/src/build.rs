@@ -4,10 +4,10 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     process::{cargo, run, without_outer_cargo},
@@ -86,9 +86,48 @@ pub fn host(program: &str, release: bool) -> Result<PathBuf> {
     Ok(crate::target_directory()?.join(if release { "release" } else { "debug" }).join(program))
 }
 
+/// Builds test programs of the package `relay-tests`, and gives the name and the path of each.
+pub fn tests(names: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--workspace", "--features", "relay-tests/kernel", "--no-run"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    for name in names {
+        command.args(["--test", name]);
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("start cargo")?;
+    if !output.status.success() {
+        bail!("build the tests {}: {}", names.join(", "), output.status);
+    }
+    let built = executables(&String::from_utf8_lossy(&output.stdout));
+    if let Some(missing) = names.iter().find(|name| built.iter().all(|(built, _)| built != *name)) {
+        bail!("cargo does not say where the test {missing} is");
+    }
+    Ok(built)
+}
+
+/// Names and paths of the test programs in what cargo tells as JSON, one message a line.
+fn executables(messages: &str) -> Vec<(String, PathBuf)> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let tests = messages.filter(|message| message["target"]["kind"][0] == "test");
+    tests
+        .filter_map(|message| {
+            Some((message["target"]["name"].as_str()?.to_owned(), message["executable"].as_str()?.into()))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_programs_are_found_in_what_cargo_tells() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"demo"},"executable":"/t/debug/demo"}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"lab"},"executable":"/t/debug/deps/lab-1"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executables(messages), [("lab".to_owned(), PathBuf::from("/t/debug/deps/lab-1"))]);
+    }
 
     #[test]
     fn a_file_is_rewritten_only_when_its_bytes_changed() {

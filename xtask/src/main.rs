@@ -9,6 +9,7 @@ mod process;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::{
     path::{Path, PathBuf},
@@ -83,12 +84,18 @@ enum Task {
     ///
     /// docs/benchmarks.md says what is measured and how. Needs root, and touches nothing outside of its own namespaces.
     Bench(bench::Arguments),
+    /// Run tests on other kernels than this machine's, in virtual machines, and show how each step ended
+    ///
+    /// The kernels are Debian's packages; QEMU runs them on an emulated CPU. By default one kernel
+    /// (6.1-cloud): the verifier, the fixtures, 20,000 frames of the oracle, and hosts and relay on the kernel's WireGuard.
+    /// docs/kernels.md says what --full adds, and holds its last result.
+    Vm(vm::Arguments),
     /// Run every tier of tests and show how long each took
     ///
     /// host: unit tests of all crates, no privileges; fuzz: what userspace reads from outside, by libFuzzer, no
     /// privileges; store: the control plane's stores, with real etcd; api: its API and the command line, also by
     /// schemathesis; program: the XDP program through BPF_PROG_TEST_RUN (root); oracle: the command `fuzz` with 1,000,000
-    /// frames (root); lab: real WireGuard hosts, NATs and wgrelay in network namespaces (root).
+    /// frames (root); lab: real WireGuard hosts, NATs and wgrelay in network namespaces (root); vm: the command `vm`.
     Test {
         /// Run this tier only
         #[arg(long)]
@@ -107,11 +114,11 @@ fn main() -> ExitCode {
 }
 
 fn perform(task: Task) -> Result<()> {
-    use setup::Part::{Api, Bpf, Fuzz, Lab};
+    use setup::Part::{Api, Bpf, Fuzz, Lab, Vm};
     let workspace = workspace();
     match task {
         Task::Setup { build_only } => {
-            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Fuzz, Api] };
+            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Fuzz, Api, Vm] };
             let tools = setup::setup(&workspace, parts)?;
             println!("BPF toolchain: {}", tools.toolchain);
             println!("bpf-linker:    {}", tools.linker.display());
@@ -147,6 +154,7 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Fuzz(arguments) => process::replace(&mut fuzz::command(&workspace, &arguments)?),
         Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),
+        Task::Vm(arguments) => vm::run(&workspace, &arguments),
         Task::Test { tier } => {
             let tiers = tier.map_or(test::Tier::ALL.to_vec(), |tier| vec![tier]);
             test::run_tiers(&workspace, &tiers)

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     linker,
-    process::{ask, executable, find, run},
+    process::{ask, cargo, executable, find, run, without_outer_cargo},
     toolchain::{self, Toolchain},
 };
 
@@ -28,6 +28,8 @@ pub enum Part {
     Fuzz,
     /// What tests the API.
     Api,
+    /// The virtual machine, and what makes a guest for it.
+    Vm,
 }
 
 /// What the build of the XDP program uses.
@@ -72,6 +74,23 @@ const SCHEMATHESIS: (&str, &str) = ("schemathesis", "4.32.5");
 /// The package that makes such environments.
 const VENV: &str = "python3-venv";
 
+/// The same for the virtual machine. Emulated x86-64 will do, so no more of QEMU is needed.
+const VM: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("strip", "binutils"),
+];
+
+/// The programs of this machine that the guest gets. Its busybox has the small ones.
+pub fn guest_programs() -> Vec<&'static str> {
+    LAB.iter().map(|&(program, _)| program).chain(["modprobe", "setpriv"]).collect()
+}
+
+/// The other userspace implementation of WireGuard, which no package has, and its version.
+const BORINGTUN: (&str, &str) = ("boringtun-cli", "0.7.1");
+
 /// Debian's toolchain with library source, and its LLVM.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_LLVM: u32 = 22;
@@ -99,12 +118,33 @@ fn tools_directory(workspace: &Path) -> PathBuf {
     workspace.join("target/tools/bin")
 }
 
+/// A program that is in target/tools and not in PATH.
+pub fn unpacked(workspace: &Path, program: &str) -> Option<PathBuf> {
+    Some(tools_directory(workspace).join(program)).filter(|path| executable(path))
+}
+
+/// Makes sure that boringtun's command line is there: builds it from crates.io into target/tools.
+///
+/// # Errors
+/// If it can't be built.
+pub fn boringtun(workspace: &Path) -> Result<()> {
+    let (program, version) = BORINGTUN;
+    if find(program).is_some() || unpacked(workspace, program).is_some() {
+        return Ok(());
+    }
+    let mut command = cargo();
+    without_outer_cargo(&mut command).args(["install", program, "--version", version, "--locked", "--root"]);
+    // Outside the workspace, or its .cargo/config.toml would apply.
+    run(command.arg(workspace.join("target/tools")).current_dir("/"))
+        .with_context(|| format!("build {program} from crates.io"))
+}
+
 /// What is there and what is not.
 #[derive(Debug)]
 struct Found {
     toolchain: Option<Toolchain>,
     linker: Option<PathBuf>,
-    /// Packages of the missing programs of the lab and of fuzzing.
+    /// Packages of the missing programs of the lab, of fuzzing and of the virtual machine.
     programs: Vec<&'static str>,
     /// Programs to be unpacked that are missing, with their packages.
     unpacked: Vec<(&'static str, &'static str)>,
@@ -119,7 +159,8 @@ impl Found {
         let toolchain = toolchain::find()?;
         let linker = toolchain.as_ref().and_then(|t| linker::find(workspace, t.release.llvm));
         let lab = parts.contains(&Part::Lab);
-        let wanted = LAB.iter().filter(|_| lab).chain(FUZZ.iter().filter(|_| parts.contains(&Part::Fuzz)));
+        let of = |part, list: &'static [(&str, &str)]| list.iter().filter(move |_| parts.contains(&part));
+        let wanted = of(Part::Lab, &LAB).chain(of(Part::Fuzz, &FUZZ)).chain(of(Part::Vm, &VM));
         let missing = BUILD.iter().chain(wanted).filter(|(program, _)| find(program).is_none());
         // Where protoc is not Debian's, it has these definitions beside it.
         let proto = find("protoc").is_none_or(|protoc| protoc.starts_with("/usr/bin"))

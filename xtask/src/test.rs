@@ -11,6 +11,7 @@ use crate::{
     build, fuzz, fuzz_user,
     process::{cargo, run},
     setup::{self, Part},
+    vm,
 };
 
 /// A tier of tests.
@@ -30,12 +31,14 @@ pub enum Tier {
     Oracle,
     /// Real hosts and wgrelay in network namespaces; needs root
     Lab,
+    /// An older kernel, with WireGuard of its own, in a virtual machine; no privileges
+    Vm,
 }
 
 impl Tier {
     /// All tiers, quick ones first.
     pub const ALL: &[Self] =
-        &[Self::Host, Self::Fuzz, Self::Store, Self::Api, Self::Program, Self::Oracle, Self::Lab];
+        &[Self::Host, Self::Fuzz, Self::Store, Self::Api, Self::Program, Self::Oracle, Self::Lab, Self::Vm];
 
     fn name(self) -> &'static str {
         match self {
@@ -46,6 +49,7 @@ impl Tier {
             Self::Program => "program",
             Self::Oracle => "oracle",
             Self::Lab => "lab",
+            Self::Vm => "vm",
         }
     }
 
@@ -72,6 +76,7 @@ impl Tier {
                 build::object(workspace, &tools)?;
                 tests.args(["--features", "relay-tests/kernel", "--test", "program"]);
             }
+            Self::Vm => return vm::run(workspace, &vm::Arguments::default()),
             Self::Oracle => tests = fuzz::command(workspace, &fuzz::Arguments::default())?,
             Self::Lab => {
                 let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab])?;

@@ -33,7 +33,7 @@ pub fn frame<'a>(
     case: &'a Case,
     pace: &mut Pace,
 ) -> Result<(Judgement<'a>, Option<Complaint>)> {
-    let judged = judge(tables, &case.frame, kernel.headroom() - case.metadata);
+    let judged = judge(tables, &case.frame, kernel.room().headroom - case.metadata);
     let before = now();
     let ran = kernel.run(&case.frame, case.metadata).context("run a frame")?;
     let mut text = String::new();

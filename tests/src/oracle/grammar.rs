@@ -7,6 +7,7 @@ use fastrand::Rng;
 
 use super::{
     forward::udp_checksum,
+    kernel::Room,
     tables::{PORT, Tables},
 };
 
@@ -27,7 +28,7 @@ const REMEMBERED: usize = 32;
 /// Makes frames. What it makes depends on the tables and the generator alone.
 pub struct Grammar {
     rng: Rng,
-    headroom: usize,
+    room: Room,
     last: Vec<Vec<u8>>,
 }
 
@@ -41,9 +42,9 @@ fn one_of<T: Copy>(rng: &mut Rng, all: &[T]) -> T {
 }
 
 impl Grammar {
-    /// One for frames that may grow by `headroom` if they have no metadata.
-    pub fn new(rng: Rng, headroom: usize) -> Self {
-        Self { rng, headroom, last: Vec::new() }
+    /// One for frames that have this room before them.
+    pub fn new(rng: Rng, room: Room) -> Self {
+        Self { rng, room, last: Vec::new() }
     }
 
     /// The next frame.
@@ -69,8 +70,8 @@ impl Grammar {
         }
         // A multiple of four, mostly so large that it matters.
         let metadata = match rng.u32(..1000) {
-            ..20 => self.headroom.saturating_sub(4 * rng.usize(..12)) & !3,
-            20..25 => 4 * rng.usize(..=self.headroom / 4),
+            ..20 => self.room.metadata.saturating_sub(4 * rng.usize(..12)),
+            20..25 => 4 * rng.usize(..=self.room.metadata / 4),
             _ => 0,
         };
         Case { frame, metadata }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, Map, MapData, RingBuf, lpm_trie::Key, xdp::DevMapHash},
-    programs::Xdp,
+    programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use relay_ebpf::{
     bucket::{Bucket, LONGEST_NS},
@@ -32,6 +32,7 @@ use super::{
 use crate::{
     affinity::{last, pin},
     sessions::{Sessions, constants},
+    xdp_pass,
 };
 
 /// Capacity of the hash maps of a run, in entries.
@@ -56,7 +57,7 @@ pub struct Kernel {
     counters: RawFd,
     hints: RawFd,
     cpus: usize,
-    headroom: usize,
+    room: Room,
     input: Vec<u8>,
     output: Vec<u8>,
     filled: Tables,
@@ -79,6 +80,48 @@ impl Prefix {
         });
         Key::new(32 + of_family + u32::from(self.length), data)
     }
+}
+
+/// The room before the frames of a run, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// How much a frame without metadata may grow. Metadata takes as much from it as it is long.
+    pub headroom: usize,
+    /// The most metadata that a frame may have. Kernels before 6.10 or so take 32 bytes, later ones what fits.
+    pub metadata: usize,
+}
+
+impl Room {
+    /// The most that metadata may leave of the headroom for a frame that shall not find enough to grow: the longer header of
+    /// IPv6 and two VLAN tags.
+    const GROWTH: usize = 20 + 2 * 4;
+
+    /// Whether a frame can have so much metadata that it may not grow any more.
+    pub fn can_be_too_little(self) -> bool {
+        self.headroom < self.metadata + Self::GROWTH
+    }
+}
+
+/// How much a frame without metadata may grow: the kernel itself is asked, by a program that does nothing but move a
+/// frame's head.
+fn measure_headroom() -> Result<usize> {
+    let grows = |by: usize| -> Result<bool> {
+        // `r2 = -by; r0 = bpf_xdp_adjust_head(r1, r2); exit` (Documentation/bpf/standardization/instruction-set.rst).
+        let [a, b, c, d] = (-(by as i32)).to_ne_bytes();
+        let instructions =
+            [[0xb7, 2, 0, 0, a, b, c, d], [0x85, 0, 0, 0, 44, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+        let mut loaded = xdp_pass::load(&instructions)?;
+        let program = xdp_pass::program(&mut loaded);
+        let frame = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+        Ok(program.test_run(frame).context("run a frame")?.return_value == 0)
+    };
+    // What fits, and what does not: the page before a frame is not longer.
+    let (mut fits, mut not) = (0, 4096_usize);
+    while not - fits > 1 {
+        let middle = fits.midpoint(not);
+        *(if grows(middle)? { &mut fits } else { &mut not }) = middle;
+    }
+    Ok(fits)
 }
 
 /// What the kernel did with a frame.
@@ -119,26 +162,20 @@ impl Kernel {
             counters,
             hints,
             cpus,
-            headroom: 0,
+            room: Room { headroom: measure_headroom()?, metadata: 0 },
             input,
             output,
             filled,
             fillers: Counter::default(),
         };
-        this.headroom = this.measure_headroom()?;
+        let takes = |metadata: &usize| this.run(&[0; 64], *metadata).is_ok();
+        this.room.metadata = (0..=252).rev().step_by(4).find(takes).context("run a frame")?;
         Ok(this)
     }
 
-    /// How much a frame without metadata may grow, in bytes. Metadata of a frame takes as much from it as it is long.
-    pub fn headroom(&self) -> usize {
-        self.headroom
-    }
-
-    /// The most metadata that the kernel takes is what leaves no headroom: it keeps `struct xdp_frame` free, as it does
-    /// for bpf_xdp_adjust_head (net/bpf/test_run.c, net/core/filter.c).
-    fn measure_headroom(&mut self) -> Result<usize> {
-        let frame = [0; 64];
-        (0..=252).rev().step_by(4).find(|&metadata| self.run(&frame, metadata).is_ok()).context("run a frame")
+    /// What this kernel leaves before a frame.
+    pub fn room(&self) -> Room {
+        self.room
     }
 
     /// Makes the maps hold this and nothing else, forgets when events went up, and empties or fills the ring buffer.

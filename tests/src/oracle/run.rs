@@ -10,7 +10,7 @@ use super::{
     check::{self, Complaint, Sums},
     fixture::{self, Fixture},
     grammar::{Case, Grammar},
-    kernel::Kernel,
+    kernel::{Kernel, Room},
     pace::{Pace, now},
     shrink::shrink,
     state,
@@ -95,7 +95,7 @@ pub fn run(kernel: &mut Kernel, plan: Plan, mut found: impl FnMut(&str)) -> Resu
         let batch = report.frames / BATCH;
         let mut rng = Rng::with_seed(plan.seed.wrapping_add(batch.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let tables = state::random(&mut rng);
-        let mut grammar = Grammar::new(rng, kernel.headroom());
+        let mut grammar = Grammar::new(rng, kernel.room());
         let cases: Vec<_> = (0..BATCH).map(|_| grammar.case(&tables)).collect();
         if let Some(disagreement) = run_batch(kernel, &tables, &cases, &mut report)? {
             report.disagreements += 1;
@@ -105,7 +105,7 @@ pub fn run(kernel: &mut Kernel, plan: Plan, mut found: impl FnMut(&str)) -> Resu
     }
     report.nanoseconds = elapsed();
     if report.frames >= COVERED {
-        report.missed = missed(&report, kernel.headroom());
+        report.missed = missed(&report, kernel.room());
     }
     Ok(report)
 }
@@ -157,12 +157,12 @@ fn explain(kernel: &mut Kernel, tables: &Tables, case: &Case, complaint: Complai
 }
 
 /// What was not reached but has to be.
-fn missed(report: &Report, headroom: usize) -> Vec<Reason> {
+fn missed(report: &Report, room: Room) -> Vec<Reason> {
     let can_be_reached = |reason| match reason {
         // By construction there is no way to it.
         Reason::RewriteFailed => false,
         // Old kernels take so little metadata that there is always headroom left.
-        Reason::NoHeadroom => headroom > 64,
+        Reason::NoHeadroom => room.can_be_too_little(),
         _ => true,
     };
     let reached = |reason| Family::ALL.iter().any(|&family| report.packets(reason, family) > 0);

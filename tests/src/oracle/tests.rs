@@ -15,6 +15,7 @@ use relay_ebpf::{
 use super::{
     fixture::{self, Fixture},
     grammar::{Case, Grammar},
+    kernel::Room,
     model::{Judgement, judge},
     pace::{Demand, Pace},
     state,
@@ -262,7 +263,7 @@ fn tables_and_frames_come_from_the_seed_alone() {
         let make = || {
             let mut rng = fastrand::Rng::with_seed(seed);
             let tables = state::random(&mut rng);
-            let mut grammar = Grammar::new(rng, HEADROOM);
+            let mut grammar = Grammar::new(rng, Room { headroom: HEADROOM, metadata: HEADROOM });
             let frames: Vec<_> = (0..200).map(|_| grammar.case(&tables).frame).collect();
             (serde_json::to_string(&tables).unwrap(), frames)
         };

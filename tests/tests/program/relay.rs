@@ -350,6 +350,15 @@ impl Relay {
         self.run_behind(0, frame)
     }
 
+    /// Whether this kernel takes a frame with so many bytes of metadata before it: old ones take 32 at most.
+    pub fn takes_metadata(&self, metadata: usize) -> bool {
+        let input = vec![0; metadata + 64];
+        let md = [metadata as u32, input.len() as u32, 0, INGRESS, 0, 0].map(u32::to_ne_bytes).concat();
+        let options =
+            TestRunOptions { data_in: Some(&input), ctx_in: Some(&md), ..TestRunOptions::default() };
+        self.program().test_run(options).is_ok()
+    }
+
     /// Runs the program on one frame with so many bytes of metadata before it, which take from the room that a driver
     /// leaves there.
     pub fn run_behind(&mut self, metadata: usize, frame: &[u8]) -> Ran {
