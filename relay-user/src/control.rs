@@ -1,145 +1,166 @@
-//! The control sources: the file with the configuration, in which the members may stand, and the store; both followed live.
+//! Control sources: what says who the members are. That is the configuration file itself, the control plane's store, or
+//! a Netmaker server. The file is followed in each case, for all else that can be changed while the relay runs.
 
-pub mod store;
+mod file;
+mod netmaker;
+mod store;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use notify::{RecursiveMode, Watcher as _};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use anyhow::{Context as _, Result, ensure};
+use tokio::{net::UnixListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use self::{file::File, netmaker::Netmaker, store::Followed};
 use crate::{
-    admission::Admission,
-    api::Engine,
-    clock,
-    config::{Config, ConfigError},
-    engine::{Change, Configured, Request, SourceState},
+    api::{Control, Engine, Listener, Own},
+    config::{self, Config},
+    control_plane::ControlPlane,
+    engine::SourceState,
+    interface::Interface,
     members::{Desired, PublicKey},
+    model::Name,
+    serve::serve_on,
 };
 
-/// An editor writes a file in several steps; it is read this long after something has happened.
-const SETTLED: Duration = Duration::from_millis(100);
-
-/// The file and what was last taken over from it.
-pub struct File {
-    path: PathBuf,
-    config: Config,
-    admission: Admission,
-    /// What is wanted, if the file says who the members are.
-    desired: Option<Desired>,
-    relay_key: PublicKey,
-    /// Whether the newest content could not be taken over.
-    failed: bool,
-    /// What was last said to need a restart.
-    needs_restart: Vec<&'static str>,
+/// The source that a configuration names, before there is anything of a relay.
+pub enum Opened {
+    /// The file.
+    File,
+    /// The store, and where its API is served over TCP.
+    Store(ControlPlane, Option<Listener>),
+    /// A Netmaker server.
+    Netmaker,
 }
 
-/// What a configuration wants, for a relay with this key.
-pub fn desired(path: &Path, config: &Config, relay_key: PublicKey) -> Result<Desired, ConfigError> {
-    let fault = |(_, reason)| ConfigError { path: path.to_owned(), line: None, reason };
-    config.members(relay_key).map(Desired::of).map_err(fault)
+/// The source of a relay.
+pub struct Source {
+    file: File,
+    members: Members,
 }
 
-impl File {
-    /// The file that `config` was read from; `desired` if it says who the members are.
-    pub fn new(path: PathBuf, config: Config, desired: Option<Desired>, relay_key: PublicKey) -> Self {
-        let admission = config.admission();
-        Self { path, config, admission, desired, relay_key, failed: false, needs_restart: Vec::new() }
-    }
+/// Where the members come from.
+enum Members {
+    File(Desired),
+    Store(Box<Store>),
+    Netmaker(Box<Netmaker>),
+}
 
-    /// What is known of the file as a source of members right after start.
-    pub fn state(&self) -> SourceState {
-        SourceState { name: self.path.display().to_string(), loaded: clock::now(), error: None }
-    }
+struct Store {
+    plane: ControlPlane,
+    failover_seconds: u64,
+    followed: Followed,
+    own: Option<Own>,
+    tcp: Option<Listener>,
+}
 
-    /// Follows the file, and SIGHUP, until `stop`.
-    pub async fn follow(mut self, engine: Engine, stop: CancellationToken) -> Result<()> {
-        let (changed, mut changes) = mpsc::channel(1);
-        // The directory is watched, since editors and configuration management replace the file.
-        let dir = match self.path.parent() {
-            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // One waiting notice stands for any number of events. Our own reading is an access.
-            if !event.is_ok_and(|event| event.kind.is_access()) {
-                let _ = changed.try_send(());
+impl Opened {
+    /// Opens what there is to open. A store is followed until `stop`.
+    pub async fn open(config: &Config, stop: &CancellationToken) -> Result<Self> {
+        let control = &config.control;
+        Ok(match control.source {
+            config::Source::File => Self::File,
+            config::Source::Netmaker => Self::Netmaker,
+            config::Source::Store => {
+                let tcp = match &control.api {
+                    Some(api) => Some(Listener::open(api).await?),
+                    None => None,
+                };
+                Self::Store(ControlPlane::open(&control.store, stop.clone()).await?, tcp)
             }
         })
-        .context("watch the configuration file")?;
-        watcher
-            .watch(&dir, RecursiveMode::NonRecursive)
-            .with_context(|| format!("watch {}", dir.display()))?;
-        let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-        // It may have changed between the first reading and the watch.
-        let mut text = String::new();
-        self.reload(&mut text, &engine).await;
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = hangup.recv() => {}
-                Some(()) = changes.recv() => {
-                    // Not until nothing happens any more: where others keep writing that is never.
-                    tokio::time::sleep(SETTLED).await;
-                    let _ = changes.try_recv();
-                }
-            }
-            self.reload(&mut text, &engine).await;
-        }
     }
 
-    /// Reads the file; `seen` is the text that was last looked at.
-    async fn reload(&mut self, seen: &mut String, engine: &Engine) {
-        let text = tokio::fs::read_to_string(&self.path).await;
-        if let Ok(text) = &text
-            && text == seen
-        {
-            return;
-        }
-        let read = Config::read(&self.path)
-            .and_then(|config| desired(&self.path, &config, self.relay_key).map(|desired| (config, desired)));
-        *seen = text.unwrap_or_default();
-        match read {
-            Ok((config, desired)) => self.take_over(&config, desired, engine).await,
-            Err(fault) => {
-                error!("{fault}; the running state stays as it is");
-                self.failed = true;
-                engine.tell(Request::NotConfigured(fault.to_string())).await;
+    /// The source of the relay that has this interface.
+    pub fn of_relay(self, path: &Path, config: &Config, interface: &Interface) -> Result<Source> {
+        let relay_key = interface.public_key();
+        let wanted = file::desired(path, config, relay_key)?;
+        let policy = wanted.members.policy();
+        let members = match self {
+            Self::File => Members::File(wanted.clone()),
+            Self::Store(plane, tcp) => {
+                let title = plane.title().to_owned();
+                let (writer, store) = (plane.writer.clone(), plane.store.clone());
+                let followed = Followed::new(writer, store, title, relay_key, policy)
+                    .context("take this relay's part of the control plane's store")?;
+                let (own, failover_seconds) = (own(config, relay_key), config.control.failover_seconds);
+                Members::Store(Box::new(Store { plane, failover_seconds, followed, own, tcp }))
             }
-        }
+            Self::Netmaker => Members::Netmaker(Box::new(Netmaker::open(config, relay_key)?)),
+        };
+        let in_file = matches!(members, Members::File(_)).then_some(wanted);
+        let file = File::new(path.to_owned(), config.clone(), in_file, relay_key);
+        Ok(Source { file, members })
     }
+}
 
-    async fn take_over(&mut self, config: &Config, desired: Desired, engine: &Engine) {
-        let needs_restart = self.config.needs_restart(config);
-        let admission = config.admission();
-        let desired = self.desired.as_ref().map(|_| desired);
-        let same = desired == self.desired && admission == self.admission;
-        if same && needs_restart == self.needs_restart && !self.failed {
-            return;
-        }
-        if !needs_restart.is_empty() {
+/// This relay, as `wgrelay relay create` without more proposes it to the control plane.
+fn own(config: &Config, public_key: PublicKey) -> Option<Own> {
+    let relay = &config.relay;
+    let name: Name = match relay.name.parse() {
+        Ok(name) => name,
+        Err(error) => {
             warn!(
-                settings = needs_restart.join(", "),
-                "changed in the file, but only a restart applies them"
+                name = relay.name,
+                "{error}: give `name` in [relay] to have this relay created without further words"
             );
+            return None;
         }
-        let members = desired.as_ref().map(|desired| desired.members.iter().len());
-        info!(file = %self.path.display(), members, "configuration taken over");
-        self.failed = false;
-        self.admission.clone_from(&admission);
-        self.needs_restart.clone_from(&needs_restart);
-        engine.tell(Request::Configured(Configured { admission, needs_restart })).await;
-        if let Some(desired) = desired {
-            self.desired = Some(desired.clone());
-            engine.tell(Request::Change(Change { desired, source: self.state() })).await;
+    };
+    Some(Own { name, public_key, addresses: relay.addresses.clone(), port: relay.port })
+}
+
+impl Source {
+    /// What is wanted, and what the source says of itself.
+    pub fn desired(&self) -> (Desired, SourceState) {
+        match &self.members {
+            Members::File(desired) => (desired.clone(), self.file.state()),
+            Members::Store(store) => (store.followed.desired().clone(), store.followed.state()),
+            Members::Netmaker(netmaker) => (netmaker.desired(), netmaker.state()),
+        }
+    }
+
+    /// Starts to follow, and to serve the API. Peers that have proven their keys come by `proofs`.
+    pub fn start(
+        self,
+        tasks: &mut JoinSet<Result<()>>,
+        unix: UnixListener,
+        engine: &Engine,
+        proofs: mpsc::Receiver<Vec<PublicKey>>,
+        stop: &CancellationToken,
+    ) {
+        tasks.spawn(self.file.follow(engine.clone(), stop.clone()));
+        let serve = |tasks: &mut _, tcp, control| {
+            serve_on(tasks, unix, tcp, Some(engine.clone()), control, stop);
+        };
+        match self.members {
+            // Whoever is named needs no proof.
+            Members::File(_) => serve(tasks, None, None),
+            Members::Netmaker(netmaker) => {
+                serve(tasks, None, None);
+                tasks.spawn(netmaker.follow(engine.clone(), stop.clone()));
+            }
+            Members::Store(store) => {
+                let Store { plane, failover_seconds, followed, own, tcp } = *store;
+                if let Some(tcp) = &tcp {
+                    info!(listen = %tcp.address(), "the API is served");
+                }
+                let (writer, followers) = (plane.writer.clone(), plane.followers.clone());
+                serve(tasks, tcp, Some(Control { writer, alive: plane.alive(), own, followers }));
+                let failover = plane.fail_over(failover_seconds, stop.clone());
+                tasks.spawn(async {
+                    failover.await;
+                    Ok(())
+                });
+                tasks.spawn(followed.follow(engine.clone(), proofs, stop.clone()));
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    plane.ended().await;
+                    ensure!(stop.is_cancelled(), "the control plane's task has ended");
+                    Ok(())
+                });
+            }
         }
     }
 }

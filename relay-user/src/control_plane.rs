@@ -19,6 +19,8 @@ pub struct ControlPlane {
     pub store: Arc<dyn Store>,
     /// The hosts that wait for a change of their configuration.
     pub followers: Followers,
+    /// What the store is called.
+    title: String,
     /// Whether all relays announce themselves in the store.
     shared: bool,
     task: JoinHandle<()>,
@@ -41,13 +43,19 @@ impl ControlPlane {
                 (Etcd::connect(&etcd).await.map(|store| Arc::new(store) as Arc<dyn Store>), place)
             }
         };
+        let (title, opening) = (place.clone(), format!("open the control plane's store, {place}"));
         let started = async {
             let store = opened?;
             let (writer, task) = Writer::start(store.clone(), unix_time, stop).await?;
             let (followers, shared) = (Followers::default(), config.kind == StoreKind::Etcd);
-            Ok::<_, StoreError>(Self { writer, store, followers, shared, task })
+            Ok::<_, StoreError>(Self { writer, store, followers, title, shared, task })
         };
-        started.await.with_context(|| format!("open the control plane's store, {place}"))
+        started.await.context(opening)
+    }
+
+    /// What the store is called.
+    pub fn title(&self) -> &str {
+        &self.title
     }
 
     /// The relays that are alive, as far as is known.

@@ -82,6 +82,8 @@ pub struct SourceState {
     pub loaded: Timestamp,
     /// Why its newest content was not.
     pub error: Option<String>,
+    /// What of it is not used, and what else people should know.
+    pub remarks: Vec<String>,
 }
 
 /// What of the configuration can be changed while the relay runs, but the members.

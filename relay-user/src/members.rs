@@ -482,7 +482,8 @@ mod tests {
     fn members_come_and_go_one_by_one() {
         let by_r = |name, first| member(name, key(first, 0), &["net"], Place::RelayedBy("r".into()));
         let before =
-            build([relay("r", &["192.0.2.7:1"])], [relayed("a", 1), fixed("p", 4, &["198.51.100.1:1"])]).unwrap();
+            build([relay("r", &["192.0.2.7:1"])], [relayed("a", 1), fixed("p", 4, &["198.51.100.1:1"])])
+                .unwrap();
         let mut now = before.clone();
         now.add(by_r("c", 3)).unwrap();
         now.remove(key(4, 0).id());

@@ -3,6 +3,7 @@
 use std::{future::Future, net::UdpSocket, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use aya::maps::{MapData, RingBuf};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::mpsc,
@@ -14,9 +15,10 @@ use tracing::{info, warn};
 use crate::{
     api,
     config::Config,
-    control::{File, desired},
+    control::{Opened, Source},
     engine::Engine,
     interface::Interface,
+    members::PublicKey,
     metrics,
     netlink::{Netlink, Subscription},
     preflight,
@@ -61,9 +63,15 @@ async fn with_socket(
             warn!(%address, "this host does not have that address: give the ones that its packets carry, before any NAT");
         }
     }
+    let stop = CancellationToken::new();
+    let _ended = stop.clone().drop_guard();
+    let opened = Opened::open(&config, &stop).await?;
     let interface = Interface::open(&config.relay, &netlink).await?;
-    let listeners = Listeners { api, metrics };
-    let result = with_interface(path, config, &interface, &netlink, subscription, listeners, shutdown).await;
+    let outside = Outside { netlink: netlink.clone(), subscription, api, metrics };
+    let result = match opened.of_relay(path, &config, &interface) {
+        Ok(source) => with_source(config, source, &interface, outside, &stop, shutdown).await,
+        Err(error) => Err(error),
+    };
     match &result {
         Ok(()) => interface.remove(&netlink).await,
         Err(_) => interface.undo(&netlink).await,
@@ -71,33 +79,31 @@ async fn with_socket(
     result
 }
 
-struct Listeners {
+/// Whom the relay talks to.
+struct Outside {
+    netlink: Netlink,
+    subscription: Subscription,
     api: UnixListener,
     metrics: Option<TcpListener>,
 }
 
-async fn with_interface(
-    path: &Path,
+async fn with_source(
     config: Config,
+    source: Source,
     interface: &Interface,
-    netlink: &Netlink,
-    subscription: Subscription,
-    listeners: Listeners,
+    outside: Outside,
+    stop: &CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let desired = desired(path, &config, interface.public_key())?;
+    let (desired, state) = source.desired();
     let pin_dir = config.relay.pin_dir.clone();
-    let loaded = program::load(&config, netlink).await?;
+    let loaded = program::load(&config, &outside.netlink).await?;
     let adopted = loaded.adopted;
-    let file = File::new(path.to_owned(), config.clone(), Some(desired.clone()), interface.public_key());
-    let stop = CancellationToken::new();
-    // Who is in the file needs no proof.
-    let (proofs, _) = mpsc::channel(1);
-    let (interface, netlink) = (interface.clone(), netlink.clone());
-    let started =
-        Engine::new(config, loaded, interface, netlink, desired, file.state(), proofs, stop.clone()).await;
+    let (proofs, proven) = mpsc::channel(1);
+    let (interface, netlink) = (interface.clone(), outside.netlink.clone());
+    let started = Engine::new(config, loaded, interface, netlink, desired, state, proofs, stop.clone()).await;
     let result = match started {
-        Ok((engine, events)) => serve(engine, events, subscription, listeners, file, stop, shutdown).await,
+        Ok((engine, events)) => serve(engine, events, source, proven, outside, stop, shutdown).await,
         // What an earlier run has left goes on without us, for the next try.
         Err(error) if adopted => return Err(error),
         Err(error) => Err(error),
@@ -110,32 +116,28 @@ async fn with_interface(
 /// Starts all tasks, waits for `shutdown` or for the first that fails, and ends the others.
 async fn serve(
     mut engine: Engine,
-    events: aya::maps::RingBuf<aya::maps::MapData>,
-    mut subscription: Subscription,
-    listeners: Listeners,
-    file: File,
-    stop: CancellationToken,
+    events: RingBuf<MapData>,
+    source: Source,
+    proven: mpsc::Receiver<Vec<PublicKey>>,
+    outside: Outside,
+    stop: &CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    let Outside { mut subscription, api, metrics, .. } = outside;
     let (requests, inbox) = mpsc::channel(64);
     let (news, news_inbox) = mpsc::channel(256);
     let ask = api::Engine::new(requests);
     let mut tasks = JoinSet::new();
 
-    let port = listeners.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
-    let router = api::router(Some(ask.clone()), None, api::Access::Everybody);
-    let stopped = stop.clone().cancelled_owned();
-    tasks.spawn(async move {
-        axum::serve(listeners.api, router).with_graceful_shutdown(stopped).await.context("serve the API")
-    });
-    if let Some(listener) = listeners.metrics {
-        let router = metrics::router(ask.clone());
+    source.start(&mut tasks, api, &ask, proven, stop);
+    let port = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(listener) = metrics {
+        let router = metrics::router(ask);
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(async move {
             axum::serve(listener, router).with_graceful_shutdown(stopped).await.context("serve the metrics")
         });
     }
-    tasks.spawn(file.follow(ask, stop.clone()));
     let stopped = stop.clone();
     tasks.spawn(async move {
         loop {

@@ -142,13 +142,16 @@ pub struct NextHopUse {
 /// The control source.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Source {
-    /// The configuration file, or the store.
+    /// The configuration file, the store or the Netmaker server.
     pub name: String,
     /// How long ago its present content was taken over, in seconds.
     pub loaded_seconds_ago: f64,
     /// Why its newest content was not taken over, if so.
     pub error: Option<String>,
-    /// Settings that have changed in it but need a restart.
+    /// What of it is not used, and what else people should know.
+    #[serde(default)]
+    pub remarks: Vec<String>,
+    /// Settings that have changed in the configuration file but need a restart.
     pub needs_restart: Vec<String>,
 }
 

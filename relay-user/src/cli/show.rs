@@ -27,6 +27,9 @@ pub(crate) fn or_dash(text: Option<String>) -> String {
     text.unwrap_or_else(|| "-".to_owned())
 }
 
+/// How many of the source's remarks are shown.
+const REMARKS: usize = 10;
+
 pub(crate) fn status(status: &Status) -> String {
     let xdp: Vec<String> = status.xdp.iter().map(|x| format!("{} ({})", x.interface, x.mode)).collect();
     let mut out = String::new();
@@ -48,6 +51,12 @@ pub(crate) fn status(status: &Status) -> String {
     line("source", format!("{}, taken over {}", status.source.name, ago(status.source.loaded_seconds_ago)));
     if let Some(error) = &status.source.error {
         line("", format!("NOT taken over: {error}"));
+    }
+    for remark in status.source.remarks.iter().take(REMARKS) {
+        line("", remark.clone());
+    }
+    if let Some(more @ 1..) = status.source.remarks.len().checked_sub(REMARKS) {
+        line("", format!("and {more} more: see --json"));
     }
     if !status.source.needs_restart.is_empty() {
         line("", format!("needs a restart: {}", status.source.needs_restart.join(", ")));

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long after this relay has died the others take it for dead.
-const LEASE: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(3);
 
 /// The store, and what was last taken over from it.
 pub struct Followed {
@@ -70,6 +70,7 @@ impl Followed {
             name: self.title.clone(),
             loaded: self.loaded,
             error: trouble.or(failed).or_else(unknown),
+            remarks: Vec::new(),
         }
     }
 

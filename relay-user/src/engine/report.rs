@@ -91,6 +91,7 @@ impl Engine {
                 name: self.source.name.clone(),
                 loaded_seconds_ago: now.saturating_sub(self.source.loaded).as_secs_f64(),
                 error: self.not_configured.clone().or_else(|| self.source.error.clone()),
+                remarks: self.source.remarks.clone(),
                 needs_restart: self.needs_restart.iter().map(ToString::to_string).collect(),
             },
             interface_read_seconds_ago: self.reads.done.map(|done| now.saturating_sub(done).as_secs_f64()),
@@ -152,7 +153,9 @@ impl Engine {
 
     pub(super) fn session_directions(&self) -> Vec<SessionDirection> {
         let now = clock::now();
-        let name = |id: Option<MemberId>| id.and_then(|id| self.desired.members.member(id)).map(|m| m.name.to_string());
+        let name = |id: Option<MemberId>| {
+            id.and_then(|id| self.desired.members.member(id)).map(|m| m.name.to_string())
+        };
         let mut directions = Vec::with_capacity(2 * self.tracker.sessions_len());
         for session in self.tracker.sessions() {
             let (initiator, responder) = (session.initiator, session.responder);

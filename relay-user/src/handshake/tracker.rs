@@ -171,12 +171,7 @@ impl Tracker {
 
     /// The directory is another: `before` has the members that this may concern and where they were, and `refused`
     /// endpoints were left out.
-    fn settle(
-        &mut self,
-        before: Vec<(MemberId, Vec<SocketAddr>)>,
-        refused: usize,
-        out: &mut Vec<Action>,
-    ) {
+    fn settle(&mut self, before: Vec<(MemberId, Vec<SocketAddr>)>, refused: usize, out: &mut Vec<Action>) {
         for _ in 0..refused {
             self.outcomes.add(Outcome::EndpointRefused);
         }

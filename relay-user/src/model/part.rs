@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::{Key, Kept, Member, Name, Relay, State};
-use crate::members::{self, Desired, Members, MembersError, OtherRelay, Peer, Peers, Place, Policy, PublicKey};
+use super::{Kept, Key, Member, Name, Relay, State};
+use crate::members::{
+    self, Desired, Members, MembersError, OtherRelay, Peer, Peers, Place, Policy, PublicKey,
+};
 
 /// One relay's part of the state, kept in step with it: everybody who shares a network with the relay.
 ///
@@ -109,8 +111,7 @@ fn add<'a>(
     let shares = |member: &&Kept<Member>| {
         member.name != own.name && member.networks.iter().any(|at| own.membership(&at.network).is_some())
     };
-    let all: Vec<_> =
-        all.filter(shares).map(|member| (member, state.relay(member.name.as_str()))).collect();
+    let all: Vec<_> = all.filter(shares).map(|member| (member, state.relay(member.name.as_str()))).collect();
     // Hosts name their relays.
     for relay in all.iter().filter_map(|(_, relay)| *relay) {
         members.add_relay(other_relay(relay))?;

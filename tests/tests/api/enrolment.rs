@@ -1,7 +1,10 @@
 //! Hosts that join by themselves.
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
-use relay_user::model::Command;
+use relay_user::{
+    members::Policy,
+    model::{Command, Part},
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -43,12 +46,12 @@ async fn a_host_that_joins_with_an_auto_relay_key_is_relayed_at_once() {
     let owner = joined.body["owner"].as_str().unwrap();
     server.remote(Some(owner)).get("members/new/configuration").is(200).await;
     // The relay has it in its part, to let its handshake in.
-    let part = server.writer.state().part("relay").unwrap();
-    assert!(part.peers.iter().any(|peer| peer.public_key == key(50)));
-    assert!(part.members.iter().all(|member| member.public_key != key(50)));
+    let relay_key = server.writer.state().member("relay").unwrap().public_key;
+    let desired = || Part::new(relay_key, Policy::Members, &server.writer.state()).unwrap().desired().clone();
+    assert!(desired().peers.contains_key(&key(50)));
+    assert!(desired().members.member(key(50).id()).is_none());
     server.writer.write(Command::Activate(vec![key(50)])).await.unwrap();
-    let part = server.writer.state().part("relay").unwrap();
-    assert!(part.members.iter().any(|member| member.public_key == key(50)));
+    assert!(desired().members.member(key(50).id()).is_some());
 
     anybody.ask(Method::POST, "enrol").json(&join(&secret, "other", 51)).refused(403, "key_used_up").await;
 }

@@ -24,7 +24,7 @@ use relay_user::{
     config::ApiConfig,
     members::PublicKey,
     serve::serve_on,
-    store::{Embedded, Writer, unix_time},
+    store::{Embedded, Followers, Writer, unix_time},
 };
 use reqwest::{Method, Response, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
@@ -77,7 +77,8 @@ impl Server {
             addresses: vec!["198.51.100.200".parse().unwrap()],
             port: 51820,
         };
-        let control = Control { writer: writer.clone(), alive: receiver, own: Some(own) };
+        let followers = Followers::default();
+        let control = Control { writer: writer.clone(), alive: receiver, own: Some(own), followers };
         let unix = listen(&directory.path().join("sock")).unwrap();
         let [tls_cert_file, tls_key_file] = tls.map_or([None, None], |files| files.map(Some));
         let listen = "127.0.0.1:0".parse().unwrap();

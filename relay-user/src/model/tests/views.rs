@@ -49,7 +49,10 @@ fn each_relay_takes_its_own_part() {
         endpoints,
         [(key(2), None), (key(3), None), (key(4), s), (key(5), None), (key(6), None), (key(7), None)]
     );
-    assert_eq!(peers[&key(2)].allowed_ips, ["10.1.0.2/32".parse().unwrap(), "fd00:1::2/128".parse().unwrap()]);
+    assert_eq!(
+        peers[&key(2)].allowed_ips,
+        ["10.1.0.2/32".parse().unwrap(), "fd00:1::2/128".parse().unwrap()]
+    );
     assert!(members.may_talk(key(2).id(), key(5).id()));
     // Who is no relay has no part.
     assert!(of(2).peers.is_empty() && of(2).members.iter().len() == 0);

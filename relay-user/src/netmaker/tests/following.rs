@@ -54,8 +54,11 @@ impl World {
 
     fn places(&self) -> Vec<(String, Place)> {
         let latest = self.latest.borrow();
-        let mut places: Vec<_> =
-            latest.members.iter().map(|(_, member)| (member.name.to_string(), member.place.clone())).collect();
+        let mut places: Vec<_> = latest
+            .members
+            .iter()
+            .map(|(_, member)| (member.name.to_string(), member.place.clone()))
+            .collect();
         places.sort_by(|a, b| a.0.cmp(&b.0));
         places
     }

@@ -72,7 +72,8 @@ fn a_host_is_one_member_in_all_its_networks_and_in_no_other() {
     assert_eq!(mesh.members.iter().len(), 3);
     assert_eq!(mesh.left_out, []);
     let id = |letter: u8| PublicKey([letter; 32]).id();
-    let networks: Vec<_> = mesh.members.member(id(b'a')).unwrap().networks.iter().map(|name| &**name).collect();
+    let networks: Vec<_> =
+        mesh.members.member(id(b'a')).unwrap().networks.iter().map(|name| &**name).collect();
     assert_eq!(networks, ["lab", "mesh"]);
     assert_eq!(place(&mesh, "a"), Some(Place::Relayed));
     assert_eq!(place(&mesh, "b"), fixed(&["203.0.113.8:2"]));
