@@ -17,7 +17,7 @@ use crate::{
     api::{Control, Engine, Listener, Own},
     config::{self, Config},
     control_plane::ControlPlane,
-    engine::SourceState,
+    engine::Change,
     interface::Interface,
     members::{Desired, PublicKey},
     model::Name,
@@ -29,7 +29,7 @@ pub enum Opened {
     /// The file.
     File,
     /// The store, and where its API is served over TCP.
-    Store(ControlPlane, Option<Listener>),
+    Store(Box<ControlPlane>, Option<Box<Listener>>),
     /// A Netmaker server.
     Netmaker,
 }
@@ -48,11 +48,11 @@ enum Members {
 }
 
 struct Store {
-    plane: ControlPlane,
+    plane: Box<ControlPlane>,
     failover_seconds: u64,
     followed: Followed,
     own: Option<Own>,
-    tcp: Option<Listener>,
+    tcp: Option<Box<Listener>>,
 }
 
 impl Opened {
@@ -64,10 +64,10 @@ impl Opened {
             config::Source::Netmaker => Self::Netmaker,
             config::Source::Store => {
                 let tcp = match &control.api {
-                    Some(api) => Some(Listener::open(api).await?),
+                    Some(api) => Some(Box::new(Listener::open(api).await?)),
                     None => None,
                 };
-                Self::Store(ControlPlane::open(&control.store, stop.clone()).await?, tcp)
+                Self::Store(Box::new(ControlPlane::open(&control.store, stop.clone()).await?), tcp)
             }
         })
     }
@@ -113,12 +113,13 @@ fn own(config: &Config, public_key: PublicKey) -> Option<Own> {
 
 impl Source {
     /// What is wanted, and what the source says of itself.
-    pub fn desired(&self) -> (Desired, SourceState) {
-        match &self.members {
+    pub fn desired(&self) -> Change {
+        let (desired, source) = match &self.members {
             Members::File(desired) => (desired.clone(), self.file.state()),
             Members::Store(store) => (store.followed.desired().clone(), store.followed.state()),
             Members::Netmaker(netmaker) => (netmaker.desired(), netmaker.state()),
-        }
+        };
+        Change { desired, source }
     }
 
     /// Starts to follow, and to serve the API. Peers that have proven their keys come by `proofs`.
@@ -147,7 +148,11 @@ impl Source {
                     info!(listen = %tcp.address(), "the API is served");
                 }
                 let (writer, followers) = (plane.writer.clone(), plane.followers.clone());
-                serve(tasks, tcp, Some(Control { writer, alive: plane.alive(), own, followers }));
+                serve(
+                    tasks,
+                    tcp.map(|tcp| *tcp),
+                    Some(Control { writer, alive: plane.alive(), own, followers }),
+                );
                 let failover = plane.fail_over(failover_seconds, stop.clone());
                 tasks.spawn(async {
                     failover.await;

@@ -95,13 +95,13 @@ async fn with_source(
     stop: &CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let (desired, state) = source.desired();
+    let desired = source.desired();
     let pin_dir = config.relay.pin_dir.clone();
     let loaded = program::load(&config, &outside.netlink).await?;
     let adopted = loaded.adopted;
     let (proofs, proven) = mpsc::channel(1);
     let (interface, netlink) = (interface.clone(), outside.netlink.clone());
-    let started = Engine::new(config, loaded, interface, netlink, desired, state, proofs, stop.clone()).await;
+    let started = Engine::new(config, loaded, interface, netlink, desired, proofs, stop.clone()).await;
     let result = match started {
         Ok((engine, events)) => serve(engine, events, source, proven, outside, stop, shutdown).await,
         // What an earlier run has left goes on without us, for the next try.

@@ -12,14 +12,14 @@ use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX, Session as Entry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Engine, Proofs, Reads, SourceState};
+use super::{Change, Engine, Proofs, Reads};
 use crate::{
     clock,
     config::Config,
     forwarding::{Locals, restore},
     handshake::{Action, Limits, Quotas, Settings, Tracker},
     interface::Interface,
-    members::{Desired, MemberId},
+    members::MemberId,
     netlink::Netlink,
     next_hops::{NOWHERE, NextHops},
     program::Loaded,
@@ -35,8 +35,7 @@ impl Engine {
         loaded: Loaded,
         interface: Interface,
         netlink: Netlink,
-        desired: Desired,
-        source: SourceState,
+        Change { desired, source }: Change,
         proofs: Proofs,
         stop: CancellationToken,
     ) -> Result<(Self, RingBuf<MapData>)> {
