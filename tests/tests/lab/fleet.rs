@@ -139,7 +139,7 @@ fn hosts_are_added_and_removed_by_the_command_line_while_others_talk() {
     let relay = &world.relay;
     assert!(relay.status().source.error.is_some_and(|error| error.contains("wgrelay relay create")));
     relay.ask(&["network", "create", NETWORK, "--ipv4", "10.77.0.0/16"]);
-    relay.ask(&["relay", "create", &relay.name(), "--network", NETWORK]);
+    relay.ask(&["relay", "create", &relay.name(), "--network", &format!("{NETWORK}=10.77.0.200")]);
     for host in world.hosts() {
         let place = format!("{NETWORK}={}", host.tunnel);
         relay.ask(&["member", "create", &host.name, "--public-key", &host.keys.public, "--network", &place]);
