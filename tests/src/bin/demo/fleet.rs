@@ -65,7 +65,7 @@ const FAILOVER_SECONDS: u64 = 2;
 
 pub(crate) fn show() -> (Outcome, String) {
     progress(
-        "network: etcd, two relays, a and b behind NATs at the first relay, c behind another at the second",
+        "network: etcd, two relays, hosts a, b and c behind NATs",
     );
     progress("both relays: wgrelay starts on etcd and loads the XDP program; `wgrelay relay create`");
     let fleet = Fleet::new(FAILOVER_SECONDS);
