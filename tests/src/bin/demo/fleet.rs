@@ -64,9 +64,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FAILOVER_SECONDS: u64 = 2;
 
 pub(crate) fn show() -> (Outcome, String) {
-    progress(
-        "network: etcd, two relays, hosts a, b and c behind NATs",
-    );
+    progress("network: etcd, two relays, hosts a, b and c behind NATs");
     progress("both relays: wgrelay starts on etcd and loads the XDP program; `wgrelay relay create`");
     let fleet = Fleet::new(FAILOVER_SECONDS);
     let [r1, r2] = &fleet.relays;
