@@ -63,7 +63,8 @@ fn descriptor(ebpf: &Ebpf, name: &str) -> i32 {
         | Map::HashMap(data)
         | Map::DevMapHash(data)
         | Map::RingBuf(data)
-        | Map::LruHashMap(data) => data,
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data) => data,
         other => panic!("{name} is {other:?}"),
     };
     use std::os::fd::AsFd as _;

@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     kernel: Vec<String>,
     /// The newest kernel of every series, and on the oldest and the newest of them (or those named) all steps: three
-    /// implementations of WireGuard, a renewal in real time, drivers, the lab. Needs root
+    /// implementations of WireGuard, a renewal in real time, roaming, drivers. Needs root
     #[arg(long)]
     full: bool,
     /// Only this step, as the table calls it; may be given several times

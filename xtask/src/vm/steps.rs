@@ -56,8 +56,6 @@ pub fn of(kernel: &Kernel, full: bool) -> Vec<Step> {
         step("wireguard", "hosts and relay on the kernel's WireGuard", 300, "vm in_the_kernel"),
     ];
     if full {
-        let lab =
-            "lab talking:: coming_back:: between_families:: members:: neighbours:: uplinks:: failures::";
         steps.extend([
             step(
                 "meeting",
@@ -67,10 +65,10 @@ pub fn of(kernel: &Kernel, full: bool) -> Vec<Step> {
             ),
             step("renewal", "a session is renewed after two minutes, nothing is lost", 400, "vm renewal"),
             step(
-                "lab",
-                "the lab with the kernel's WireGuard",
-                1800,
-                format!("WGRELAY_LAB_WIREGUARD=kernel {lab}"),
+                "roaming",
+                "hosts that move or start anew come back",
+                600,
+                "WGRELAY_LAB_WIREGUARD=kernel lab coming_back::",
             ),
         ]);
         steps.extend(Card::ALL.into_iter().filter(|card| card.is_known_to(kernel)).map(|card| {

@@ -42,10 +42,10 @@ fn a_key_is_found_at_every_place_and_nobody_elses() {
             let some = Keys::some(kernel, (0..count).map(|place| keys.key(place)));
             for keys in [&keys, &some] {
                 for (place, owner) in owners.iter().enumerate() {
-                    let found = find(&keys, &macs(body, owner));
+                    let found = find(keys, &macs(body, owner));
                     assert_eq!(found, Some(place), "{}, {length} bytes, {count} keys", kernel.name());
                 }
-                assert_eq!(find(&keys, &macs(body, &key("a stranger"))), None);
+                assert_eq!(find(keys, &macs(body, &key("a stranger"))), None);
             }
         }
     }
