@@ -378,7 +378,7 @@ impl Engine {
         // Of two members that were seen at one endpoint, the later told is taken to be there.
         peers.sort_by_key(|peer| peer.last_handshake);
         let mut actions = Vec::new();
-        self.registrar.saw(peers.iter().map(|peer| peer.public_key).collect());
+        self.registrar.saw(&peers.iter().map(|peer| peer.public_key).collect());
         let mut strangers = Vec::new();
         for peer in peers {
             let id = peer.public_key.id();

@@ -143,13 +143,8 @@ impl Interface {
         let present: BTreeSet<PublicKey> =
             self.peers().await?.into_iter().map(|peer| peer.public_key).collect();
         let missing = wanted.iter().filter(|(key, _)| !present.contains(key)).map(|(key, peer)| (*key, peer));
-        self.change_peers(missing, self.unwanted(&present, wanted)).await
-    }
-
-    /// Those of the present peers that are to go.
-    pub fn unwanted(&self, present: &BTreeSet<PublicKey>, wanted: &Peers) -> Vec<PublicKey> {
-        let unwanted = present.iter().filter(|key| self.owned && !wanted.contains_key(*key));
-        unwanted.copied().collect()
+        let unwanted = present.iter().filter(|key| self.owned && !wanted.contains_key(*key)).copied();
+        self.change_peers(missing, unwanted).await
     }
 
     /// Adds or changes some peers, and removes others. What peers of an interface that is not wgrelay's own may send is

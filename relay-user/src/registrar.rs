@@ -22,8 +22,8 @@ const RETRY: Duration = Duration::from_secs(1);
 enum Notice {
     /// The peers that are wanted are others.
     Wanted(Peers),
-    /// The peers that were seen at the interface.
-    Present(BTreeSet<PublicKey>),
+    /// Peers that are wanted were not seen at the interface.
+    Missing(Vec<PublicKey>),
 }
 
 /// What talks to the task.
@@ -36,7 +36,7 @@ impl Registrar {
     /// Starts the task, for an interface whose peers are `wanted` already.
     pub fn start(interface: Interface, wanted: Peers, stop: CancellationToken) -> Self {
         let (notices, receiver) = mpsc::unbounded_channel();
-        let task = Task { interface, applied: wanted.clone(), wanted: wanted.clone(), present: None };
+        let task = Task { interface, applied: wanted.clone(), wanted: wanted.clone(), missing: Vec::new() };
         tokio::spawn(async move { stop.run_until_cancelled(task.run(receiver)).await });
         Self { notices, wanted }
     }
@@ -50,10 +50,13 @@ impl Registrar {
         }
     }
 
-    /// These peers were seen. If others are wanted, somebody else was at work, or an earlier try has failed.
-    pub fn saw(&self, present: BTreeSet<PublicKey>) {
-        if present.len() != self.wanted.len() || self.wanted.keys().any(|key| !present.contains(key)) {
-            let _ = self.notices.send(Notice::Present(present));
+    /// These peers were seen. If some that are wanted are not among them, somebody has removed them. What somebody has added
+    /// is left to them.
+    pub fn saw(&self, present: &BTreeSet<PublicKey>) {
+        let missing: Vec<PublicKey> =
+            self.wanted.keys().filter(|key| !present.contains(*key)).copied().collect();
+        if !missing.is_empty() {
+            let _ = self.notices.send(Notice::Missing(missing));
         }
     }
 }
@@ -62,7 +65,7 @@ struct Task {
     interface: Interface,
     wanted: Peers,
     applied: Peers,
-    present: Option<BTreeSet<PublicKey>>,
+    missing: Vec<PublicKey>,
 }
 
 impl Task {
@@ -82,7 +85,7 @@ impl Task {
     fn take(&mut self, notice: Notice) {
         match notice {
             Notice::Wanted(peers) => self.wanted = peers,
-            Notice::Present(present) => self.present = Some(present),
+            Notice::Missing(missing) => self.missing = missing,
         }
     }
 
@@ -95,16 +98,12 @@ impl Task {
                 D::Remove(key, _) => remove.push(*key),
             }
         }
-        if let Some(present) = &self.present {
-            let missing = self.wanted.iter().filter(|(key, _)| !present.contains(key));
-            set.extend(missing.map(|(key, peer)| (*key, peer)));
-            remove.extend(self.interface.unwanted(present, &self.wanted));
-        }
+        set.extend(self.missing.iter().filter_map(|key| Some((*key, self.wanted.get(key)?))));
         if !set.is_empty() || !remove.is_empty() {
             self.interface.change_peers(set, remove).await?;
         }
         self.applied = self.wanted.clone();
-        self.present = None;
+        self.missing.clear();
         Ok(())
     }
 }
