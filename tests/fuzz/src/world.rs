@@ -22,15 +22,14 @@ pub const ADDRESSES: [IpAddr; 3] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 /// Tables so small that a short input fills them.
-pub const LIMITS: Limits =
-    Limits {
-        sessions: 6,
-        sessions_per_responder: 4,
-        sessions_per_pair: 2,
-        pending: 4,
-        pending_quotas: Quotas { source: 3, unknown: 2 },
-        proven: 2,
-    };
+pub const LIMITS: Limits = Limits {
+    sessions: 6,
+    sessions_per_responder: 4,
+    sessions_per_pair: 2,
+    pending: 4,
+    pending_quotas: Quotas { source: 3, unknown: 2 },
+    proven: 2,
+};
 /// So little that an input which repeats itself uses it up.
 pub const WORK: Work = Work { searched_keys: 600, initiations: 100, unknown_initiations: 5 };
 /// How many hosts may be members.
