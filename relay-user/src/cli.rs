@@ -1,7 +1,8 @@
-//! The commands that talk to the API.
+//! The commands that talk to the API, and `doctor`.
 
 pub(crate) mod asking;
 pub(crate) mod configuration;
+pub(crate) mod doctor;
 pub(crate) mod keys;
 pub(crate) mod members;
 pub(crate) mod networks;

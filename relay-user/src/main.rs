@@ -22,7 +22,7 @@ use tracing_subscriber::EnvFilter;
 
 mod cli;
 
-use cli::{asking::Asking, configuration, keys, members, networks, relays, show, tokens};
+use cli::{asking::Asking, configuration, doctor, keys, members, networks, relays, show, tokens};
 
 /// A blind WireGuard relay: forwards encrypted packets between hosts that can't reach each other, in the kernel.
 ///
@@ -72,6 +72,7 @@ enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    Doctor(doctor::Arguments),
     /// Show the running relay: where it is attached, how many hosts and sessions, packets by reason.
     Status(Show),
     /// Show the members: where they are, their last handshake with the relay, and what was forwarded for them.
@@ -134,7 +135,7 @@ struct Serve {
 
 fn main() -> ExitCode {
     match execute(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("wgrelay: {error:#}");
             ExitCode::FAILURE
@@ -142,11 +143,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<()> {
+fn execute(command: Command) -> Result<ExitCode> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let result = runtime.block_on(async {
         match command {
+            // Its status tells what it found.
+            Command::Doctor(arguments) => return arguments.run().await,
             Command::Run { config } => {
                 log();
                 run::run(&config, terminated()?).await
@@ -183,6 +186,7 @@ fn execute(command: Command) -> Result<()> {
                 Ok(())
             }
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     // A call to a WireGuard that hangs must not keep the process.
     runtime.shutdown_background();
