@@ -45,6 +45,7 @@ use crate::{
     program::Attached,
     rates::Rates,
     registrar::Registrar,
+    service,
     sockets::Sockets,
     status::{Host, SessionDirection, Status, UnknownSource, Userspace},
 };
@@ -263,6 +264,7 @@ impl Engine {
                 _ = sweep.tick() => {
                     sweeps += 1;
                     self.sweep(sweeps % RECONCILE_SWEEPS == 0 || self.resync).await;
+                    service::alive();
                 }
             }
         }

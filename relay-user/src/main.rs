@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -143,9 +144,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// How long a thread for blocking calls stays without work. Shorter than the time between two of the regular ones, so that
+/// none outlives the drop of privileges.
+const IDLE_THREAD: Duration = Duration::from_millis(200);
+
 fn execute(command: Command) -> Result<ExitCode> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(IDLE_THREAD)
+        .build()
+        .context("start tokio")?;
     let result = runtime.block_on(async {
         match command {
             // Its status tells what it found.

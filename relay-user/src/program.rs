@@ -225,6 +225,15 @@ fn check_pins(dir: &Path, config: &Config) -> Result<bool> {
     Ok(any)
 }
 
+/// Whether this process, as it is, may open a pinned map and read it.
+pub fn can_use_pins(pin_dir: &Path) -> bool {
+    let read = || -> Result<u64> {
+        let map = MapData::from_pin(versioned(pin_dir).join(tables::SEED))?;
+        Ok(Array::<_, u64>::try_from(Map::Array(map))?.get(&0, 0)?)
+    };
+    read().is_ok()
+}
+
 /// Size of key and value in bytes, and number of entries where it depends on the configuration or on the contract.
 fn expected_shape(name: &str, config: &Config) -> (u32, u32, Option<u32>) {
     use relay_ebpf::{reason::COUNTERS_LEN, tables as t};

@@ -2,6 +2,7 @@
 
 mod between_families;
 mod coming_back;
+mod doctor;
 mod failures;
 mod flood;
 mod joining;
