@@ -4,6 +4,7 @@ pub(crate) mod asking;
 pub(crate) mod configuration;
 pub(crate) mod doctor;
 pub(crate) mod keys;
+pub(crate) mod manual;
 pub(crate) mod members;
 pub(crate) mod networks;
 pub(crate) mod relays;

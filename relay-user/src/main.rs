@@ -23,14 +23,14 @@ use tracing_subscriber::EnvFilter;
 
 mod cli;
 
-use cli::{asking::Asking, configuration, doctor, keys, members, networks, relays, show, tokens};
+use cli::{asking::Asking, configuration, doctor, keys, manual, members, networks, relays, show, tokens};
 
 /// A blind WireGuard relay: forwards encrypted packets between hosts that can't reach each other, in the kernel.
 ///
 /// Relayed hosts run stock WireGuard: the relay is one more peer with a persistent keepalive, and the endpoint of all
 /// their peers. The relay never holds their keys and never sees plaintext.
 #[derive(Parser)]
-#[command(version, after_long_help = EXAMPLE)]
+#[command(name = "wgrelay", version, after_long_help = EXAMPLE)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -105,6 +105,8 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/wgrelay")]
         pin_dir: PathBuf,
     },
+    #[command(hide = true)]
+    Manual(manual::Arguments),
     /// Print a script that has a shell complete the commands: `wgrelay completions bash > /etc/bash_completion.d/wgrelay`
     Completions {
         /// The shell.
@@ -189,6 +191,7 @@ fn execute(command: Command) -> Result<ExitCode> {
                 join::leave(options).await
             }
             Command::Unload { pin_dir } => unload(&pin_dir),
+            Command::Manual(arguments) => arguments.run(Cli::command()),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "wgrelay", &mut std::io::stdout());
                 Ok(())

@@ -8,6 +8,7 @@ mod flood;
 mod joining;
 mod members;
 mod neighbours;
+mod package;
 mod path_mtu;
 mod premises;
 mod rates;
