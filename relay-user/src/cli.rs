@@ -1,4 +1,4 @@
-//! The commands that talk to the API, and `doctor`.
+//! The commands that talk to the API, and those that look at this host.
 
 pub(crate) mod asking;
 pub(crate) mod configuration;
@@ -9,7 +9,9 @@ pub(crate) mod members;
 pub(crate) mod networks;
 pub(crate) mod relays;
 pub(crate) mod show;
+pub(crate) mod status;
 pub(crate) mod tokens;
+pub(crate) mod top;
 
 use std::{net::IpAddr, str::FromStr};
 

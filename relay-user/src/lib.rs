@@ -32,6 +32,7 @@ pub mod rates;
 pub mod raw;
 pub mod registrar;
 pub mod run;
+pub mod run_time;
 pub mod serve;
 pub mod service;
 pub mod session_table;

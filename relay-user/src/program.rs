@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The name of the program in the object.
-const PROGRAM: &str = "wgrelay";
+pub(crate) const PROGRAM: &str = "wgrelay";
 
 /// An interface that has the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
