@@ -20,7 +20,8 @@ use crate::{
 /// Makes the root and becomes its first process. Arguments: the control group, and a directory for the root.
 ///
 /// /proc/sys is read-only, as in any container: what is set there would be set for this machine too. Of the units that are
-/// enabled on this machine none is started, and the network is left as it is.
+/// enabled on this machine none is started, and the network is left as it is. Where this machine is a container, its packages
+/// are told to start nothing (policy-rc.d); there they may.
 const BOOT: &str = r#"
 set -e
 mount --make-rprivate /
@@ -37,7 +38,7 @@ mount -t bpf bpf sys/fs/bpf
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 mount --rbind /dev dev
-rm -rf etc/systemd/system/*.wants etc/machine-id
+rm -rf etc/systemd/system/*.wants etc/machine-id usr/sbin/policy-rc.d
 : > etc/machine-id
 mkdir old-root
 pivot_root . old-root

@@ -13,6 +13,7 @@ const EXPOSURE: f64 = 2.5;
 /// CAP_NET_ADMIN
 const NET_ADMIN: u64 = 1 << 12;
 
+const FILE: &str = "/etc/wgrelay/relay.toml";
 const CONFIGURATION: &str = r#"[relay]
 interface = "INTERFACE"
 create = true
@@ -45,7 +46,7 @@ fn installed(lab: &Lab) -> Machine {
     namespace.ip("link set eth0 up");
     namespace.ip("link set peer up");
     let machine = Machine::boot(&namespace);
-    let package = std::env::var_os("WGRELAY_DEB").expect("`cargo xtask test --tier lab` sets WGRELAY_DEB");
+    let package = std::env::var_os("WGRELAY_DEB").expect("`cargo xtask test --tier lab` sets it");
     machine.write("/wgrelay.deb", &fs::read(package).expect("read the package"));
     // Dependencies are what this machine has: it has built the package.
     machine.run("dpkg --install /wgrelay.deb");
@@ -63,7 +64,8 @@ fn is_active(machine: &Machine) -> bool {
 
 /// The effective and permitted capabilities of each thread.
 fn capabilities(machine: &Machine, process: &str) -> Vec<u64> {
-    let lines = machine.run(&format!("grep -hE 'Cap(Eff|Prm)' /proc/{process}/task/*/status"));
+    // A thread may end meanwhile.
+    let lines = machine.run(&format!("grep -hsE 'Cap(Eff|Prm)' /proc/{process}/task/*/status || true"));
     let value = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
     lines.lines().filter_map(value).collect()
 }
@@ -93,8 +95,8 @@ fn the_package_installs_runs_and_is_removed() {
     assert!(!is_active(&machine), "it is not started before there is a configuration");
 
     // It runs, by a unit that gives it little, and gives up most of that.
-    let interface = lab.id().interface("sd");
-    machine.write("/etc/wgrelay/relay.toml", CONFIGURATION.replace("INTERFACE", &interface).as_bytes());
+    let configuration = CONFIGURATION.replace("INTERFACE", &lab.id().interface("sd"));
+    machine.write(FILE, configuration.as_bytes());
     machine.write("/etc/systemd/system/wgrelay.service.d/test.conf", DROP_IN.as_bytes());
     machine.run("systemctl daemon-reload && systemctl start wgrelay");
     let log = || machine.run("cat /run/wgrelay.log");
@@ -108,8 +110,9 @@ fn the_package_installs_runs_and_is_removed() {
     assert!(machine.run("wgrelay status").contains("eth0 (driver)"));
     machine.run("wgrelay network create mesh --ipv4 10.10.0.0/16");
 
-    machine
-        .run("sed -i 's/^port/policy = \"any\"\\nport/' /etc/wgrelay/relay.toml && systemctl reload wgrelay");
+    let changed = configuration.replace("port =", "deny = [\"192.0.2.0/24\"]\nport =");
+    machine.write(FILE, changed.as_bytes());
+    machine.run("systemctl reload wgrelay");
     until("the new configuration", Duration::from_secs(5), || {
         log().contains("configuration taken over").then_some(())
     });
