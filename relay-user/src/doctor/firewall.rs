@@ -361,11 +361,14 @@ impl Packet<'_> {
             (word, _) if ["limit", "xt", "vmap", "quota", "meter"].contains(&word.as_str()) => None,
             _ => Some(true),
         });
-        conditions.fold(Some(true), |all, one| match (all, one) {
-            (Some(false), _) | (_, Some(false)) => Some(false),
-            (Some(true), Some(true)) => Some(true),
-            _ => None,
-        })
+        let all: Vec<Option<bool>> = conditions.collect();
+        if all.contains(&Some(false)) {
+            Some(false)
+        } else if all.contains(&None) {
+            None
+        } else {
+            Some(true)
+        }
     }
 
     fn holds(&self, condition: &Value) -> Option<bool> {
