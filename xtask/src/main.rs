@@ -162,8 +162,9 @@ fn perform(task: Task) -> Result<()> {
         Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),
         Task::Vm(arguments) => vm::run(&workspace, &arguments),
         Task::Package => {
-            let package = package::package(&workspace, true)?;
-            println!("{}\n{}", package.debian.display(), package.tarball.display());
+            for file in package::package(&workspace)? {
+                println!("{}", file.display());
+            }
             Ok(())
         }
         Task::Test { tier } => {

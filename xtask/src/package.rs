@@ -17,29 +17,31 @@ use crate::{
 /// The shells, and what the file for each is called where it looks.
 const COMPLETIONS: [(&str, &str); 3] = [("bash", "wgrelay"), ("zsh", "_wgrelay"), ("fish", "wgrelay.fish")];
 
-/// What was made.
-pub struct Package {
-    /// The Debian package.
-    pub debian: PathBuf,
-    /// The tarball.
-    pub tarball: PathBuf,
-}
-
-/// Builds wgrelay and makes both, in `target/package`. Without `release` they hold a binary without optimisations, which
-/// is good enough to try how they install.
+/// Makes both from an optimised build, in `target/package`, and gives their paths.
 ///
 /// # Errors
 /// If something can't be built.
-pub fn package(workspace: &Path, release: bool) -> Result<Package> {
+pub fn package(workspace: &Path) -> Result<[PathBuf; 2]> {
+    let (wgrelay, directory) = built(workspace, true)?;
+    Ok([debian(workspace, &directory, true)?, tarball(workspace, &wgrelay, &directory)?])
+}
+
+/// Makes a Debian package from a build without optimisations, to try how it installs.
+///
+/// # Errors
+/// If something can't be built.
+pub fn to_try(workspace: &Path) -> Result<PathBuf> {
+    let (_, directory) = built(workspace, false)?;
+    debian(workspace, &directory, false)
+}
+
+/// wgrelay, and the directory with what comes with it.
+fn built(workspace: &Path, release: bool) -> Result<(PathBuf, PathBuf)> {
     let tools = setup::setup(workspace, &[Part::Bpf])?;
     build::object(workspace, &tools)?;
-    let wgrelay = build::host("wgrelay", release)?;
-    let directory = workspace.join("target/package");
+    let (wgrelay, directory) = (build::host("wgrelay", release)?, workspace.join("target/package"));
     pages(&wgrelay, &directory)?;
-    Ok(Package {
-        debian: debian(workspace, &directory, release)?,
-        tarball: tarball(workspace, &wgrelay, &directory)?,
-    })
+    Ok((wgrelay, directory))
 }
 
 /// Manual pages and completions, which the binary itself writes.
@@ -60,7 +62,6 @@ fn pages(wgrelay: &Path, directory: &Path) -> Result<()> {
 fn debian(workspace: &Path, directory: &Path, release: bool) -> Result<PathBuf> {
     let file = directory.join("wgrelay.deb");
     let mut deb = Command::new(setup::cargo_deb(workspace)?);
-    // Its dependencies are asked of dpkg-shlibdeps, which this finds in PATH.
     deb.args(["--package", "relay-user", "--no-build", "--output"]).arg(&file).current_dir(workspace);
     // One to try is packed quickly.
     deb.args(if release { &["--profile", "release"][..] } else { &["--profile", "dev", "--fast"] });

@@ -81,7 +81,7 @@ impl Tier {
             Self::Lab => {
                 let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab, Part::Package])?;
                 build::bench_object(workspace, &tools)?;
-                tests.env("WGRELAY_DEB", package::package(workspace, false)?.debian);
+                tests.env("WGRELAY_DEB", package::to_try(workspace)?);
                 tests.env("WGRELAY_BIN", build::host("wgrelay", false)?);
                 // Two at a time: most of a lab test is waiting for WireGuard's timers.
                 tests.args(["--features", "relay-tests/kernel", "--test", "lab", "--", "--test-threads=2"]);

@@ -33,8 +33,8 @@ const OUTCOMES: [Outcome; 7] = [
     Outcome::InitiationLimit,
     Outcome::UnknownInitiationLimit,
 ];
-const REASONS: [Reason; 4] =
-    [Reason::KnownOverBudget, Reason::SourceOverBudget, Reason::UnknownOverBudget, Reason::OverRateLimit];
+/// A member's rate limit is none of them: that it is hit is what it is for.
+const REASONS: [Reason; 3] = [Reason::KnownOverBudget, Reason::SourceOverBudget, Reason::UnknownOverBudget];
 
 /// What has been told.
 #[derive(Debug, Default)]

@@ -4,12 +4,14 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use relay_tests::{
     World,
-    command::{program, run, run_with_input},
+    command::{Process, program, run, run_with_input},
     internet::public,
     relay::Outer,
     traffic::{connect, ping},
+    until,
     world::REGISTRATION,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 #[test]
@@ -56,6 +58,30 @@ fn tables_and_json_tell_of_hosts_and_sessions() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && words.iter().all(|word| text.contains(word)), "{what}: {text}");
     }
+}
+
+#[test]
+fn log_readiness_and_costs_are_told_to_programs() {
+    let world = World::new();
+    world.relay.write_configuration();
+    let log = world.lab.file("json.log");
+    let mut relay = Process::start(world.relay.command().args(["--log-format", "json"]), log);
+    until("a relay that is ready", Duration::from_secs(20), || {
+        assert!(relay.ended().is_none(), "{}", relay.printed());
+        let mut ask = program("curl");
+        ask.args(["--silent", "--fail", "http://relay/v1/ready", "--unix-socket"]).arg(world.relay.socket());
+        ask.output().expect("start curl").status.success().then_some(())
+    });
+    for line in relay.printed().lines() {
+        let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(event["timestamp"].is_string() && event["fields"]["message"].is_string(), "{line}");
+    }
+    let output = world.relay.query("status", &["--bpf-stats", "1", "--json"]);
+    let costs: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let all = costs.as_array().expect("a list");
+    assert!(all.iter().any(|one| one["program"] == "wgrelay" && one["runs"].is_u64()), "{costs}");
+    relay.stop(Signal::TERM);
 }
 
 #[test]
