@@ -4,6 +4,7 @@ mod between_families;
 mod coming_back;
 mod doctor;
 mod failures;
+mod fleet;
 mod flood;
 mod joining;
 mod members;
