@@ -51,3 +51,43 @@ fn limit(kept: &CapsHashSet) -> Result<()> {
     caps::set(None, CapSet::Effective, kept).context("drop effective capabilities")?;
     caps::set(None, CapSet::Permitted, kept).context("drop permitted capabilities")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left to a thread after `f`, and what it had before. Capabilities are a thread's own, so the others keep theirs.
+    fn left_after(f: impl FnOnce() + Send + 'static) -> (CapsHashSet, CapsHashSet) {
+        let before = caps::read(None, CapSet::Effective).unwrap();
+        let left = std::thread::spawn(|| {
+            f();
+            let left = caps::read(None, CapSet::Effective).unwrap();
+            assert_eq!(caps::read(None, CapSet::Permitted).unwrap(), left);
+            assert!(caps::read(None, CapSet::Inheritable).unwrap().is_empty());
+            left
+        });
+        let left = left.join().unwrap();
+        assert_eq!(caps::read(None, CapSet::Effective).unwrap(), before);
+        (before, left)
+    }
+
+    #[test]
+    fn what_is_not_needed_is_given_up() {
+        let (before, left) = left_after(|| drop(|| true).unwrap());
+        assert_eq!(left, before.into_iter().filter(|capability| *capability == KEPT).collect());
+        let (before, left) = left_after(|| drop(|| false).unwrap());
+        let bpf = before.contains(&Capability::CAP_BPF);
+        assert_eq!(left.contains(&Capability::CAP_BPF), bpf, "an old kernel wants it for maps");
+        let (_, left) = left_after(give_up_all);
+        assert!(left.is_empty());
+    }
+
+    #[test]
+    fn maps_are_tried_without_the_right_to_them() {
+        let held = || caps::read(None, CapSet::Effective).unwrap();
+        let (_, left) = left_after(move || {
+            drop(|| !BPF.iter().any(|capability| held().contains(capability))).unwrap();
+        });
+        assert!(!BPF.iter().any(|capability| left.contains(capability)));
+    }
+}
