@@ -1,13 +1,17 @@
-//! The commands that talk to the API.
+//! The commands that talk to the API, and those that look at this host.
 
 pub(crate) mod asking;
 pub(crate) mod configuration;
+pub(crate) mod doctor;
 pub(crate) mod keys;
+pub(crate) mod manual;
 pub(crate) mod members;
 pub(crate) mod networks;
 pub(crate) mod relays;
 pub(crate) mod show;
+pub(crate) mod status;
 pub(crate) mod tokens;
+pub(crate) mod top;
 
 use std::{net::IpAddr, str::FromStr};
 

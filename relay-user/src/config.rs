@@ -82,7 +82,7 @@ pub struct Relay {
     #[serde(default)]
     pub deny: Vec<IpNet>,
     /// The directory on a BPF file system that holds the pinned maps and links.
-    #[serde(default = "Relay::default_pin_dir")]
+    #[serde(default = "default_pin_dir")]
     pub pin_dir: PathBuf,
     /// The unix socket that `wgrelay status` and its like ask.
     #[serde(default = "default_socket")]
@@ -93,10 +93,11 @@ impl Relay {
     fn default_name() -> String {
         "wgrelay".to_owned()
     }
+}
 
-    fn default_pin_dir() -> PathBuf {
-        "/sys/fs/bpf/wgrelay".into()
-    }
+/// Where maps and links are pinned unless the configuration says otherwise.
+pub fn default_pin_dir() -> PathBuf {
+    "/sys/fs/bpf/wgrelay".into()
 }
 
 /// Where the unix socket is unless the configuration says otherwise.

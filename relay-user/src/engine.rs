@@ -6,6 +6,7 @@
 mod actions;
 mod admission;
 mod data;
+mod notices;
 mod report;
 mod start;
 
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zerocopy::FromBytes as _;
 
+use self::notices::Notices;
 use crate::{
     admission::Admission,
     clock,
@@ -45,6 +47,7 @@ use crate::{
     program::Attached,
     rates::Rates,
     registrar::Registrar,
+    service,
     sockets::Sockets,
     status::{Host, SessionDirection, Status, UnknownSource, Userspace},
 };
@@ -105,6 +108,8 @@ pub enum Request {
     Configured(Configured),
     /// The configuration file has content that can't be taken over.
     NotConfigured(String),
+    /// `GET /v1/ready`: how long ago the relay's WireGuard interface was read.
+    Ready(oneshot::Sender<Option<Duration>>),
     /// `GET /v1/status`
     Status(oneshot::Sender<Status>),
     /// `GET /v1/hosts`
@@ -155,6 +160,7 @@ pub struct Engine {
     counts: Userspace,
     started: Timestamp,
     reads: Reads,
+    notices: Notices,
     /// News of netlink was lost: the next sweep is a thorough one.
     resync: bool,
 }
@@ -262,7 +268,13 @@ impl Engine {
                 }
                 _ = sweep.tick() => {
                     sweeps += 1;
-                    self.sweep(sweeps % RECONCILE_SWEEPS == 0 || self.resync).await;
+                    let thorough = sweeps % RECONCILE_SWEEPS == 0;
+                    self.sweep(thorough || self.resync).await;
+                    self.tell_of_limits();
+                    if thorough {
+                        self.tell_of_absent_hosts();
+                    }
+                    service::alive();
                 }
             }
         }
@@ -337,6 +349,10 @@ impl Engine {
                 self.apply_admission(admission).await;
             }
             Request::NotConfigured(error) => self.not_configured = Some(error),
+            Request::Ready(answer) => {
+                let age = self.reads.done.map(|done| clock::now().saturating_sub(done));
+                let _ = answer.send(age);
+            }
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Hosts(answer) => drop(answer.send(self.hosts())),
             Request::Sessions(answer) => drop(answer.send(self.session_directions())),
@@ -353,13 +369,16 @@ impl Engine {
         self.tracker.set_members(clock::now(), Arc::clone(&self.desired.members), &mut actions);
         self.carry_out(actions).await;
         let mut rates = false;
+        let mut moved = Vec::new();
         for (id, was, after) in self.desired.members.changes_since(&before.members) {
             rates |= was.and_then(|was| was.rate_limit) != after.and_then(|after| after.rate_limit);
+            moved.extend(was.zip(after).filter(|(was, after)| was.place != after.place));
             if after.is_none() {
                 self.beside.remove(&id);
                 self.handshakes.remove(&id);
             }
         }
+        notices::tell_of_places(&moved);
         if rates {
             self.apply_rates();
         }

@@ -14,6 +14,8 @@ use anyhow::{Context as _, Result};
 use nix::libc;
 use tracing::warn;
 
+use crate::privileges;
+
 /// Periods at whose end every program has ended that ran at their begin. A thread of its own waits for them, some 16 ms
 /// each, and only when somebody asks.
 pub struct Grace {
@@ -42,6 +44,7 @@ impl Grace {
         thread::Builder::new()
             .name("grace".to_owned())
             .spawn(move || {
+                privileges::give_up_all();
                 while asked.recv().is_ok() {
                     while asked.try_recv().is_ok() {}
                     let period = begin.fetch_add(1, SeqCst) + 1;

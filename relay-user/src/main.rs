@@ -5,34 +5,57 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use relay_user::{
     config::{Config, ServeConfig},
     join,
     members::PublicKey,
     program::{self, Claim},
     run, serve,
-    status::{Host, SessionDirection, Status, UnknownSource},
+    status::{Host, SessionDirection, UnknownSource},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 mod cli;
 
-use cli::{asking::Asking, configuration, keys, members, networks, relays, show, tokens};
+use cli::{
+    asking::Asking, configuration, doctor, keys, manual, members, networks, relays, show, status, tokens, top,
+};
 
 /// A blind WireGuard relay: forwards encrypted packets between hosts that can't reach each other, in the kernel.
 ///
 /// Relayed hosts run stock WireGuard: the relay is one more peer with a persistent keepalive, and the endpoint of all
 /// their peers. The relay never holds their keys and never sees plaintext.
 #[derive(Parser)]
-#[command(version, after_long_help = EXAMPLE)]
+#[command(name = "wgrelay", version, after_long_help = EXAMPLE)]
 struct Cli {
+    /// How `run`, `serve`, `join` and `leave` log.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        env = "WGRELAY_LOG_FORMAT",
+        default_value_t
+    )]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
+}
+
+/// How it is logged.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object in a line: `timestamp`, `level`, `fields`.
+    Json,
 }
 
 const EXAMPLE: &str = "\
@@ -72,8 +95,9 @@ enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
-    /// Show the running relay: where it is attached, how many hosts and sessions, packets by reason.
-    Status(Show),
+    Doctor(doctor::Arguments),
+    Status(status::Arguments),
+    Top(top::Arguments),
     /// Show the members: where they are, their last handshake with the relay, and what was forwarded for them.
     Hosts(Show),
     /// Show the live sessions, a row for each direction.
@@ -103,6 +127,8 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/wgrelay")]
         pin_dir: PathBuf,
     },
+    #[command(hide = true)]
+    Manual(manual::Arguments),
     /// Print a script that has a shell complete the commands: `wgrelay completions bash > /etc/bash_completion.d/wgrelay`
     Completions {
         /// The shell.
@@ -133,8 +159,9 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
-    match execute(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let Cli { log_format, command } = Cli::parse();
+    match execute(command, log_format) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("wgrelay: {error:#}");
             ExitCode::FAILURE
@@ -142,18 +169,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+/// How long a thread for blocking calls stays without work. Shorter than the time between two of the regular ones, so that
+/// none outlives the drop of privileges.
+const IDLE_THREAD: Duration = Duration::from_millis(200);
+
+fn execute(command: Command, log_format: LogFormat) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(IDLE_THREAD)
+        .build()
+        .context("start tokio")?;
     let result = runtime.block_on(async {
         match command {
+            // Its status tells what it found.
+            Command::Doctor(arguments) => return arguments.run().await,
             Command::Run { config } => {
-                log();
+                log(log_format);
                 run::run(&config, terminated()?).await
             }
-            Command::Serve(serve) => serve.serve().await,
+            Command::Serve(serve) => {
+                log(log_format);
+                serve.serve().await
+            }
             Command::Check { config } => check(&config),
-            Command::Status(Show { asking }) => asking.show::<Status>("/v1/status", show::status).await,
+            Command::Status(arguments) => arguments.run().await,
+            Command::Top(arguments) => arguments.run().await,
             Command::Hosts(Show { asking }) => {
                 asking.show("/v1/hosts", |hosts: &Vec<Host>| show::hosts(hosts)).await
             }
@@ -170,19 +210,21 @@ fn execute(command: Command) -> Result<()> {
             Command::Token(arguments) => arguments.run().await,
             Command::Config(arguments) => arguments.run().await,
             Command::Join(options) => {
-                log();
+                log(log_format);
                 join::join(options, terminated()?).await
             }
             Command::Leave(options) => {
-                log();
+                log(log_format);
                 join::leave(options).await
             }
             Command::Unload { pin_dir } => unload(&pin_dir),
+            Command::Manual(arguments) => arguments.run(Cli::command()),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "wgrelay", &mut std::io::stdout());
                 Ok(())
             }
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     // A call to a WireGuard that hangs must not keep the process.
     runtime.shutdown_background();
@@ -191,22 +233,24 @@ fn execute(command: Command) -> Result<()> {
 
 impl Serve {
     async fn serve(self) -> Result<()> {
-        log();
         let config = self.config.as_deref().map(ServeConfig::read).transpose()?.unwrap_or_default();
         let config = config.with(self.socket, self.state_dir, self.listen).map_err(anyhow::Error::msg)?;
         serve::serve(config, terminated()?).await
     }
 }
 
-fn log() {
+fn log(format: LogFormat) {
     let filter =
         EnvFilter::try_from_env("WGRELAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=error"));
-    tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().with_current_span(false).with_span_list(false).init(),
+    }
 }
 
 /// Waits for a signal that ends the process.

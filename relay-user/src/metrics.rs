@@ -18,6 +18,7 @@ use prometheus_client::{
 use crate::{
     api::Engine,
     engine::Request,
+    ethtool::Ethtool,
     status::{Host, Status},
 };
 
@@ -31,9 +32,12 @@ async fn scrape(State(engine): State<Engine>, headers: HeaderMap) -> axum::respo
     else {
         return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
+    let interfaces: Vec<String> = status.xdp.iter().map(|xdp| xdp.interface.clone()).collect();
+    // Some drivers take their time.
+    let driver = tokio::task::spawn_blocking(move || driver_counters(&interfaces)).await.unwrap_or_default();
     let mut body = String::new();
     let mut registry = Registry::with_prefix("wgrelay");
-    registry.register_collector(Box::new(Scrape { status, hosts }));
+    registry.register_collector(Box::new(Scrape { status, hosts, driver }));
     if text::encode(&mut body, &registry).is_err() {
         return axum::http::StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
@@ -72,11 +76,31 @@ fn classic(open_metrics: &str) -> String {
     text
 }
 
+/// What a driver has counted of XDP's.
+#[derive(Debug)]
+struct DriverCounter {
+    interface: String,
+    counter: String,
+    value: u64,
+}
+
+/// What the drivers of these interfaces count of XDP's: what they could not send or run, the XDP program can't see.
+fn driver_counters(interfaces: &[String]) -> Vec<DriverCounter> {
+    let of = |interface: &String| {
+        let all = Ethtool::new(interface).and_then(|ethtool| ethtool.statistics()).unwrap_or_default();
+        let ours = all.into_iter().filter(|(counter, _)| counter.contains("xdp"));
+        let interface = interface.clone();
+        ours.map(move |(counter, value)| DriverCounter { interface: interface.clone(), counter, value })
+    };
+    interfaces.iter().flat_map(of).collect()
+}
+
 /// One scrape's worth.
 #[derive(Debug)]
 struct Scrape {
     status: Status,
     hosts: Vec<Host>,
+    driver: Vec<DriverCounter>,
 }
 
 /// Writes families: a name, a help text, and a value for each set of labels.
@@ -211,6 +235,14 @@ impl Scrape {
             "Bytes of frames by why they met their end in the XDP program.",
             Some(&Unit::Bytes),
             counters.iter().map(|c| (labels(c), c.bytes)),
+        )?;
+        families.counters(
+            "driver_xdp",
+            "What the drivers of the interfaces with the XDP program count of XDP's, by the drivers' own names.",
+            None,
+            self.driver.iter().map(|d| {
+                ([("interface", d.interface.clone()), ("counter", d.counter.clone())], d.value)
+            }),
         )?;
         families.counters(
             "handshake_messages",

@@ -15,6 +15,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    address::AddressAttribute,
     link::{
         InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
         VlanProtocol, XdpAttached,
@@ -90,9 +91,7 @@ impl Netlink {
 
     /// All links and neighbours as they are now.
     pub async fn links_and_neighbours(&self) -> Result<Vec<News>> {
-        let links: Vec<_> = answered(self.handle.link().get().execute().try_collect())
-            .await
-            .context("list the network interfaces")?;
+        let links = self.link_messages().await?;
         let neighbours: Vec<_> = answered(self.handle.neighbours().get().execute().try_collect())
             .await
             .context("list the neighbours")?;
@@ -138,6 +137,40 @@ impl Netlink {
         }
     }
 
+    /// The messages that describe all interfaces.
+    pub(crate) async fn link_messages(&self) -> Result<Vec<LinkMessage>> {
+        answered(self.handle.link().get().execute().try_collect())
+            .await
+            .context("list the network interfaces")
+    }
+
+    /// The addresses of this host.
+    pub async fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let messages: Vec<_> = answered(self.handle.address().get().execute().try_collect())
+            .await
+            .context("list this host's addresses")?;
+        let address = |attribute: &AddressAttribute| match attribute {
+            AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        };
+        Ok(messages.iter().flat_map(|message| message.attributes.iter().filter_map(address)).collect())
+    }
+
+    /// The neighbours that have failed to answer: interface and address.
+    pub async fn silent_neighbours(&self) -> Result<Vec<(u32, IpAddr)>> {
+        let messages: Vec<NeighbourMessage> =
+            answered(self.handle.neighbours().get().execute().try_collect())
+                .await
+                .context("list the neighbours")?;
+        let failed = messages.iter().filter(|message| message.header.state == NeighbourState::Failed);
+        Ok(failed
+            .filter_map(|message| match neighbour(message, true)? {
+                News::Neighbour(ifindex, address, _) => Some((ifindex, address)),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// The message that describes an interface.
     async fn link_message(&self, name: &str) -> Result<LinkMessage> {
         let answers = self.handle.link().get().match_name(name.to_owned()).execute();
@@ -156,19 +189,7 @@ impl Netlink {
     /// Whether an XDP program sits in the driver of an interface (`Some(true)`) or in the network stack before it
     /// (`Some(false)`).
     pub async fn xdp_in_driver(&self, name: &str) -> Result<Option<bool>> {
-        let message = self.link_message(name).await?;
-        let attached = message.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|x| match x {
-                LinkXdp::Attached(attached) => Some(*attached),
-                _ => None,
-            }),
-            _ => None,
-        });
-        Ok(match attached {
-            Some(XdpAttached::Driver | XdpAttached::Hardware) => Some(true),
-            Some(XdpAttached::SocketBuffer) => Some(false),
-            _ => None,
-        })
+        Ok(xdp_in_driver(&self.link_message(name).await?))
     }
 
     /// Takes an interface up.
@@ -200,6 +221,22 @@ impl Subscription {
                 return news;
             }
         }
+    }
+}
+
+/// Whether an XDP program sits in the driver of a link (`Some(true)`) or in the network stack before it (`Some(false)`).
+pub(crate) fn xdp_in_driver(message: &LinkMessage) -> Option<bool> {
+    let attached = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => xdp.iter().find_map(|x| match x {
+            LinkXdp::Attached(attached) => Some(*attached),
+            _ => None,
+        }),
+        _ => None,
+    });
+    match attached {
+        Some(XdpAttached::Driver | XdpAttached::Hardware) => Some(true),
+        Some(XdpAttached::SocketBuffer) => Some(false),
+        _ => None,
     }
 }
 
@@ -248,7 +285,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
 }
 
 /// Which VLAN a link is, and of which other.
-fn vlan(message: &LinkMessage) -> Option<Vlan> {
+pub(crate) fn vlan(message: &LinkMessage) -> Option<Vlan> {
     let parent = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Link(parent) => Some(*parent),
         _ => None,

@@ -9,7 +9,8 @@ use caps::{CapSet, Capability};
 
 /// The youngest thing that the XDP program uses, and the Linux that brought it. A kernel is asked for the thing itself and
 /// not for its version: vendors carry such things back to kernels with old numbers.
-const YOUNGEST: (BpfHelper, &str, &str) = (BpfHelper::BPF_FUNC_xdp_load_bytes, "bpf_xdp_load_bytes", "5.18");
+pub const YOUNGEST: (BpfHelper, &str, &str) =
+    (BpfHelper::BPF_FUNC_xdp_load_bytes, "bpf_xdp_load_bytes", "5.18");
 
 /// What wgrelay needs, and for what.
 const CAPABILITIES: [(Capability, &str); 4] = [
@@ -22,15 +23,20 @@ const CAPABILITIES: [(Capability, &str); 4] = [
 /// Checks the capabilities of this process and the kernel.
 pub fn check() -> Result<()> {
     let held = caps::read(None, CapSet::Effective).context("read this process's capabilities")?;
-    for (capability, why) in CAPABILITIES {
-        // CAP_SYS_ADMIN includes what was split off from it in Linux 5.8.
-        let split = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
-        let covered = split && held.contains(&Capability::CAP_SYS_ADMIN);
-        if !held.contains(&capability) && !covered {
-            bail!("{capability} is missing ({why}): run wgrelay as root, or give it the capability");
-        }
+    if let Some((capability, why)) = missing(|capability| held.contains(&capability)).first() {
+        bail!("{capability} is missing ({why}): run wgrelay as root, or give it the capability");
     }
     check_kernel()
+}
+
+/// What is needed and not held, and for what.
+pub fn missing(held: impl Fn(Capability) -> bool) -> Vec<(Capability, &'static str)> {
+    let covered = |capability| {
+        // CAP_SYS_ADMIN includes what was split off from it in Linux 5.8.
+        let split = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+        held(capability) || split && held(Capability::CAP_SYS_ADMIN)
+    };
+    CAPABILITIES.into_iter().filter(|(capability, _)| !covered(*capability)).collect()
 }
 
 fn check_kernel() -> Result<()> {

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The name of the program in the object.
-const PROGRAM: &str = "wgrelay";
+pub(crate) const PROGRAM: &str = "wgrelay";
 
 /// An interface that has the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,12 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Whether somebody has the directory.
+    pub fn is_held(pin_dir: &Path) -> bool {
+        let Ok(dir) = fs::File::open(pin_dir) else { return false };
+        Flock::lock(dir, FlockArg::LockExclusiveNonblock).is_err()
+    }
+
     /// Claims the directory, which is made if it is not there.
     pub fn new(pin_dir: &Path) -> Result<Self> {
         check_bpffs(pin_dir)?;
@@ -106,7 +112,7 @@ impl Drop for Claim {
 pub async fn load(config: &Config, netlink: &Netlink) -> Result<Loaded> {
     let pin_dir = &config.relay.pin_dir;
     let dir = versioned(pin_dir);
-    check_other_versions(pin_dir, &dir)?;
+    check_other_versions(pin_dir)?;
     let adopted = check_pins(&dir, config)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let result = load_and_attach(config, netlink, &dir, adopted).await;
@@ -150,10 +156,15 @@ fn subdirectories(pin_dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn check_bpffs(pin_dir: &Path) -> Result<()> {
+/// Whether a directory is, or would be, on a BPF file system.
+pub fn is_on_bpffs(pin_dir: &Path) -> Result<bool> {
     let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let kind = statfs(existing).with_context(|| format!("look at {}", existing.display()))?.filesystem_type();
-    if kind != BPF_FS_MAGIC {
+    Ok(kind == BPF_FS_MAGIC)
+}
+
+fn check_bpffs(pin_dir: &Path) -> Result<()> {
+    if !is_on_bpffs(pin_dir)? {
         bail!(
             "{} is not on a BPF file system: mount one (`mount -t bpf bpf /sys/fs/bpf`) or set relay.pin_dir to a \
              directory on one",
@@ -163,8 +174,19 @@ fn check_bpffs(pin_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn check_other_versions(pin_dir: &Path, ours: &Path) -> Result<()> {
-    if let Some(other) = subdirectories(pin_dir)?.into_iter().find(|dir| dir != ours) {
+/// What other versions have left.
+pub fn other_versions(pin_dir: &Path) -> Result<Vec<PathBuf>> {
+    let ours = versioned(pin_dir);
+    Ok(subdirectories(pin_dir)?.into_iter().filter(|dir| *dir != ours).collect())
+}
+
+/// Whether there are pins of this version.
+pub fn is_pinned(pin_dir: &Path) -> bool {
+    versioned(pin_dir).exists()
+}
+
+fn check_other_versions(pin_dir: &Path) -> Result<()> {
+    if let Some(other) = other_versions(pin_dir)?.first() {
         bail!(
             "another version of wgrelay has left its maps in {}: `wgrelay unload --pin-dir {}` removes them (its sessions \
              end)",
@@ -201,6 +223,15 @@ fn check_pins(dir: &Path, config: &Config) -> Result<bool> {
         }
     }
     Ok(any)
+}
+
+/// Whether this process, as it is, may open a pinned map and read it.
+pub fn can_use_pins(pin_dir: &Path) -> bool {
+    let read = || -> Result<u64> {
+        let map = MapData::from_pin(versioned(pin_dir).join(tables::SEED))?;
+        Ok(Array::<_, u64>::try_from(Map::Array(map))?.get(&0, 0)?)
+    };
+    read().is_ok()
 }
 
 /// Size of key and value in bytes, and number of entries where it depends on the configuration or on the contract.

@@ -21,8 +21,9 @@ use crate::{
     members::PublicKey,
     metrics,
     netlink::{Netlink, Subscription},
-    preflight,
+    preflight, privileges,
     program::{self, Claim},
+    service,
 };
 
 /// How long open connections may take to end after `stop`.
@@ -102,6 +103,8 @@ async fn with_source(
     let (proofs, proven) = mpsc::channel(1);
     let (interface, netlink) = (interface.clone(), outside.netlink.clone());
     let started = Engine::new(config, loaded, interface, netlink, desired, proofs, stop.clone()).await;
+    let started =
+        started.and_then(|engine| privileges::drop(|| program::can_use_pins(&pin_dir)).map(|()| engine));
     let result = match started {
         Ok((engine, events)) => serve(engine, events, source, proven, outside, stop, shutdown).await,
         // What an earlier run has left goes on without us, for the next try.
@@ -154,11 +157,13 @@ async fn serve(
     let stopped = stop.clone();
     tasks.spawn(async move { engine.run(events, news_inbox, inbox, stopped).await });
 
+    service::ready();
     info!(metrics = port.map(|address| address.to_string()), "ready: forwarding");
     let failed = tokio::select! {
         () = shutdown => None,
         ended = tasks.join_next() => ended,
     };
+    service::stopping();
     info!("stopping");
     stop.cancel();
     let mut result = failed.map_or(Ok(()), |ended| ended.context("a task panicked")?);

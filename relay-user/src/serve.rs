@@ -12,6 +12,7 @@ use crate::{
     config::ServeConfig,
     control_plane::ControlPlane,
     run::STOP_TIMEOUT,
+    service,
 };
 
 /// Serves the control plane until `shutdown` completes.
@@ -47,11 +48,13 @@ async fn with_socket(
         failover.await;
         Ok(())
     });
+    service::ready();
     info!(socket = %socket.display(), listen = listen.map(|address| address.to_string()), "ready: serving");
     let failed = tokio::select! {
         () = shutdown => None,
         ended = tasks.join_next() => ended,
     };
+    service::stopping();
     info!("stopping");
     stop.cancel();
     let mut result = failed.map_or(Ok(()), |ended| ended.context("a task panicked")?);

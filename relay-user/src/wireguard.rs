@@ -99,10 +99,15 @@ pub(crate) fn userspace_socket(interface: &str) -> PathBuf {
     Path::new("/var/run/wireguard").join(format!("{interface}.sock"))
 }
 
+/// The program that makes an interface where the kernel can't.
+pub(crate) fn userspace_program() -> String {
+    std::env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| "wireguard-go".to_owned())
+}
+
 async fn start_any(interface: &str, name: InterfaceName) -> Result<Backend> {
     let kernel = call("create", move || DeviceUpdate::new().apply(&name, Backend::Kernel)).await;
     let Err(kernel) = kernel else { return Ok(Backend::Kernel) };
-    let program = std::env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| "wireguard-go".to_owned());
+    let program = userspace_program();
     let started = tokio::process::Command::new(&program)
         .arg(interface)
         .stdin(std::process::Stdio::null())

@@ -104,6 +104,9 @@ pub fn remove(lab: LabId) {
     for namespace in namespaces {
         let _ = program("ip").args(["netns", "delete", &namespace]).output();
     }
+    if control_group(lab).exists() {
+        remove_control_group(&control_group(lab));
+    }
     if lab.bpffs().exists() {
         let _ = program("umount").arg(lab.bpffs()).output();
     }
@@ -115,6 +118,33 @@ pub fn remove(lab: LabId) {
     // Not if the mount is still there: its files would be pinned maps of a program that runs.
     if !fs::read_to_string("/proc/self/mounts").is_ok_and(|m| m.contains(&*lab.bpffs().to_string_lossy())) {
         let _ = fs::remove_dir_all(lab.directory());
+    }
+}
+
+/// The control group of a lab's machine: `/sys/fs/cgroup`, or where else the second version is mounted.
+pub fn control_group(lab: LabId) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let unified = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (path, kind) = (words.nth(1)?, words.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    });
+    unified.unwrap_or_else(|| "/sys/fs/cgroup".into()).join(lab.to_string())
+}
+
+/// Removes a control group whose processes have ended or are about to, with those below it.
+pub fn remove_control_group(group: &Path) {
+    for below in names(group) {
+        let below = group.join(below);
+        if below.is_dir() {
+            remove_control_group(&below);
+        }
+    }
+    let start = now();
+    while fs::remove_dir(group).is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+        && start.elapsed() < Duration::from_secs(2)
+    {
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -27,6 +27,7 @@ pub mod frames;
 pub mod host;
 pub mod internet;
 pub mod lab;
+pub mod machine;
 pub mod oracle;
 pub mod relay;
 pub mod sessions;

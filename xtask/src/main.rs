@@ -5,6 +5,7 @@ mod build;
 mod fuzz;
 mod fuzz_user;
 mod linker;
+mod package;
 mod process;
 mod setup;
 mod test;
@@ -93,6 +94,11 @@ enum Task {
     /// (6.1-cloud): the verifier, the fixtures, 20,000 frames of the oracle, and hosts and relay on the kernel's WireGuard.
     /// docs/kernels.md says what --full adds, and holds its last result.
     Vm(vm::Arguments),
+    /// Make a Debian package and a tarball, in target/package
+    ///
+    /// Builds wgrelay with optimisations, its manual pages and its completions. cargo-deb is taken from PATH, or built
+    /// into target/tools.
+    Package,
     /// Run every tier of tests and show how long each took
     ///
     /// host: unit tests of all crates, no privileges; fuzz: what userspace reads from outside, by libFuzzer, no
@@ -117,11 +123,11 @@ fn main() -> ExitCode {
 }
 
 fn perform(task: Task) -> Result<()> {
-    use setup::Part::{Api, Bpf, Fuzz, Lab, Vm};
+    use setup::Part::{Api, Bpf, Fuzz, Lab, Package, Vm};
     let workspace = workspace();
     match task {
         Task::Setup { build_only } => {
-            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Fuzz, Api, Vm] };
+            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Package, Fuzz, Api, Vm] };
             let tools = setup::setup(&workspace, parts)?;
             println!("BPF toolchain: {}", tools.toolchain);
             println!("bpf-linker:    {}", tools.linker.display());
@@ -158,6 +164,12 @@ fn perform(task: Task) -> Result<()> {
         Task::Fuzz(arguments) => process::replace(&mut fuzz::command(&workspace, &arguments)?),
         Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),
         Task::Vm(arguments) => vm::run(&workspace, &arguments),
+        Task::Package => {
+            for file in package::package(&workspace)? {
+                println!("{}", file.display());
+            }
+            Ok(())
+        }
         Task::Test { tier } => {
             let tiers = tier.map_or(test::Tier::ALL.to_vec(), |tier| vec![tier]);
             test::run_tiers(&workspace, &tiers)

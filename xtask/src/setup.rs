@@ -24,6 +24,8 @@ pub enum Part {
     Bpf,
     /// The programs that the lab runs.
     Lab,
+    /// What makes the Debian package, and tries it.
+    Package,
     /// The compiler for libFuzzer.
     Fuzz,
     /// What tests the API.
@@ -53,6 +55,14 @@ const LAB: [(&str, &str); 10] = [
     ("ethtool", "ethtool"),
     ("conntrack", "conntrack"),
     ("nsenter", "util-linux"),
+];
+
+/// The same for the Debian package, which is installed in an overlay over this machine and started by a systemd there.
+const PACKAGE: [(&str, &str); 4] = [
+    ("systemctl", "systemd"),
+    ("dpkg-shlibdeps", "dpkg-dev"),
+    ("deb-systemd-helper", "init-system-helpers"),
+    ("unshare", "util-linux"),
 ];
 
 /// The same for every build: the client of etcd is generated from etcd's interface definitions.
@@ -91,6 +101,9 @@ pub fn guest_programs() -> Vec<&'static str> {
 /// The other userspace implementation of WireGuard, which no package has, and its version.
 const BORINGTUN: (&str, &str) = ("boringtun-cli", "0.7.1");
 
+/// What makes the Debian package.
+const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.8.0");
+
 /// Debian's toolchain with library source, and its LLVM.
 const DEBIAN_RUST: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_LLVM: u32 = 22;
@@ -127,16 +140,28 @@ pub fn unpacked(workspace: &Path, program: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// If it can't be built.
-pub fn boringtun(workspace: &Path) -> Result<()> {
-    let (program, version) = BORINGTUN;
-    if find(program).is_some() || unpacked(workspace, program).is_some() {
-        return Ok(());
+pub fn boringtun(workspace: &Path) -> Result<PathBuf> {
+    from_crates_io(workspace, BORINGTUN)
+}
+
+/// The same with cargo-deb.
+///
+/// # Errors
+/// If it can't be built.
+pub fn cargo_deb(workspace: &Path) -> Result<PathBuf> {
+    from_crates_io(workspace, CARGO_DEB)
+}
+
+fn from_crates_io(workspace: &Path, (program, version): (&str, &str)) -> Result<PathBuf> {
+    if let Some(there) = find(program).or_else(|| unpacked(workspace, program)) {
+        return Ok(there);
     }
     let mut command = cargo();
     without_outer_cargo(&mut command).args(["install", program, "--version", version, "--locked", "--root"]);
     // Outside the workspace, or its .cargo/config.toml would apply.
     run(command.arg(workspace.join("target/tools")).current_dir("/"))
-        .with_context(|| format!("build {program} from crates.io"))
+        .with_context(|| format!("build {program} from crates.io"))?;
+    Ok(tools_directory(workspace).join(program))
 }
 
 /// What is there and what is not.
@@ -161,6 +186,7 @@ impl Found {
         let lab = parts.contains(&Part::Lab);
         let of = |part, list: &'static [(&str, &str)]| list.iter().filter(move |_| parts.contains(&part));
         let wanted = of(Part::Lab, &LAB).chain(of(Part::Fuzz, &FUZZ)).chain(of(Part::Vm, &VM));
+        let wanted = wanted.chain(of(Part::Package, &PACKAGE));
         let missing = BUILD.iter().chain(wanted).filter(|(program, _)| find(program).is_none());
         // Where protoc is not Debian's, it has these definitions beside it.
         let proto = find("protoc").is_none_or(|protoc| protoc.starts_with("/usr/bin"))

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    build, fuzz, fuzz_user,
+    build, fuzz, fuzz_user, package,
     process::{cargo, run},
     setup::{self, Part},
     vm,
@@ -79,9 +79,9 @@ impl Tier {
             Self::Vm => return vm::run(workspace, &vm::Arguments::default()),
             Self::Oracle => tests = fuzz::command(workspace, &fuzz::Arguments::default())?,
             Self::Lab => {
-                let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab])?;
-                build::object(workspace, &tools)?;
+                let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab, Part::Package])?;
                 build::bench_object(workspace, &tools)?;
+                tests.env("WGRELAY_DEB", package::to_try(workspace)?);
                 tests.env("WGRELAY_BIN", build::host("wgrelay", false)?);
                 // Two at a time: most of a lab test is waiting for WireGuard's timers.
                 tests.args(["--features", "relay-tests/kernel", "--test", "lab", "--", "--test-threads=2"]);

@@ -21,6 +21,7 @@ use crate::{
     config::{Config, ConfigError},
     engine::{Change, Configured, Request, SourceState},
     members::{Desired, PublicKey},
+    service,
 };
 
 /// An editor writes a file in several steps; it is read this long after something has happened.
@@ -88,7 +89,12 @@ impl File {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                _ = hangup.recv() => {}
+                _ = hangup.recv() => {
+                    service::reloading();
+                    self.reload(&mut text, &engine).await;
+                    service::ready();
+                    continue;
+                }
                 Some(()) = changes.recv() => {
                     // Not until nothing happens any more: where others keep writing that is never.
                     tokio::time::sleep(SETTLED).await;

@@ -12,7 +12,7 @@ use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX, Session as Entry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Change, Engine, Proofs, Reads};
+use super::{Change, Engine, Proofs, Reads, notices::Notices};
 use crate::{
     clock,
     config::Config,
@@ -95,6 +95,7 @@ impl Engine {
             counts: Userspace::default(),
             started: now,
             reads: Reads::new(now),
+            notices: Notices::default(),
             resync: false,
         };
         // Before any session is written.

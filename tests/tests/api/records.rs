@@ -182,4 +182,9 @@ async fn what_is_only_of_a_running_relay_says_so() {
     }
     let health = server.remote(None).get("health").is(200).await.body;
     assert_eq!(health, json!({ "version": env!("CARGO_PKG_VERSION"), "store": null }));
+    assert_eq!(
+        server.remote(None).get("ready").is(200).await.body,
+        health,
+        "a control plane without a relay is ready"
+    );
 }

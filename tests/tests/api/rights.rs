@@ -23,6 +23,7 @@ enum May {
 fn exceptions() -> BTreeMap<&'static str, May> {
     [
         ("get /v1/health", May::Everybody),
+        ("get /v1/ready", May::Everybody),
         ("post /v1/enrol", May::Everybody),
         ("post /v1/keys", May::Enrol),
         ("delete /v1/members/{name}", May::AdminOrOwn),

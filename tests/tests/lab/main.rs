@@ -2,12 +2,14 @@
 
 mod between_families;
 mod coming_back;
+mod doctor;
 mod failures;
 mod fleet;
 mod flood;
 mod joining;
 mod members;
 mod neighbours;
+mod package;
 mod path_mtu;
 mod premises;
 mod rates;
