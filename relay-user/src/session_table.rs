@@ -139,6 +139,11 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
         self.sessions.get(&index).map_or_else(Traffic::default, |(at, _)| self.counted(*at))
     }
 
+    /// Whether a session with this index stands in the table.
+    pub fn contains(&self, index: u32) -> bool {
+        self.sessions.contains_key(&index)
+    }
+
     /// All that stands in the table.
     pub fn iter(&self) -> impl Iterator<Item = Session> {
         self.sessions.values().map(|(at, _)| self.slots.read(*at))
