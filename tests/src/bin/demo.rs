@@ -6,6 +6,7 @@ use clap::Parser;
 use relay_tests::{
     Host, World,
     relay::{Outer, Relay, Status},
+    restarts::{self, Event},
     traffic::{Pings, connect, ping, throughput},
     world::REGISTRATION,
 };
@@ -17,6 +18,9 @@ struct Arguments {
     /// Print the result as one JSON object, as the last line.
     #[arg(long)]
     json: bool,
+    /// Show instead that hosts that talk lose nothing while the relay is stopped, killed, upgraded and reloaded.
+    #[arg(long)]
+    restart: bool,
 }
 
 /// What came of it.
@@ -53,8 +57,14 @@ const PINGS: (u32, Duration) = (100, Duration::from_millis(10));
 /// Duration of a TCP run, in seconds.
 const TCP_SECONDS: u32 = 2;
 
+/// Restarts and reloads before the upgrade.
+const RESTARTS: usize = 15;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.restart {
+        return restart(arguments.json);
+    }
     // The harness panics on what should not happen, and by unwinding the lab is removed.
     let Ok((outcome, metrics)) = std::panic::catch_unwind(show) else {
         if arguments.json {
@@ -67,6 +77,41 @@ fn main() -> ExitCode {
         println!("{}", serde_json::to_string(&outcome).expect("the outcome is plain data"));
     }
     if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Restarts while hosts talk, one of them into another version.
+fn restart(json: bool) -> ExitCode {
+    let show = || {
+        progress("network: relay, a behind a NAT, b behind two NATs; wgrelay and hosts start");
+        let mut world = restarts::world();
+        progress("a and b: 500 datagrams a second each way");
+        let repeated = [Event::Stop, Event::Kill, Event::Reload].into_iter().cycle().take(RESTARTS);
+        let events = repeated.chain([Event::Upgrade]);
+        let tell = |event| {
+            progress(match event {
+                Event::Stop => "wgrelay: stopped by SIGTERM, with `keep`, and started",
+                Event::Kill => "wgrelay: killed by SIGKILL, and started",
+                Event::Upgrade => "wgrelay: stopped, and started from another file",
+                Event::Reload => "wgrelay: another configuration, and SIGHUP",
+            });
+        };
+        restarts::run(&mut world, events, &tell)
+    };
+    let Ok(outcome) = std::panic::catch_unwind(show) else {
+        if json {
+            println!(r#"{{"ok":false}}"#);
+        }
+        return ExitCode::FAILURE;
+    };
+    let restarts::Outcome { ok, sent, received, restarts, upgrades, reloads, streams } = &outcome;
+    println!("\nrestarts: {restarts}, of them upgrades: {upgrades}; reloads: {reloads}");
+    println!("datagrams sent: {sent}, received: {received}, lost: {}", sent - received);
+    println!("longest time without one: {} ms", streams.longest_gap_ms);
+    println!("\n{}", if *ok { "ok" } else { "NOT ok" });
+    if json {
+        println!("{}", serde_json::to_string(&outcome).expect("the outcome is plain data"));
+    }
+    if *ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Progress goes to standard error: what is on standard output is the result.

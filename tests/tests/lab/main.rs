@@ -10,6 +10,7 @@ mod neighbours;
 mod path_mtu;
 mod premises;
 mod rates;
+mod restart;
 mod seeing;
 mod talking;
 mod uplinks;
