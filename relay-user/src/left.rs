@@ -1,6 +1,6 @@
 //! What an earlier run has left in its maps, as the next start finds it.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::atomic::Ordering::Relaxed};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData};
@@ -11,6 +11,7 @@ use crate::{
     mapped::Mapped,
     maps::Traffic,
     members::MemberId,
+    session_table::LAST,
     totals::{MemberTraffic, traffic},
 };
 
@@ -29,9 +30,11 @@ impl Left {
     /// Reads what is pinned in a directory of this version.
     pub fn read(dir: &Path) -> Result<Self> {
         let slots = pinned::<Session>(dir, tables::SESSIONS)?;
-        let stand = |at: u32| slots.as_ref().map_or(0, |slots| slots.read(at).index);
-        let all = 0..slots.as_ref().map_or(0, Mapped::len);
-        let places = all.map(|at| (stand(at), at)).filter(|(index, _)| *index != 0).collect();
+        let mut places = HashMap::new();
+        if let Some(slots) = &slots {
+            let taken = (0..slots.len()).filter(|at| slots.words(*at)[LAST].load(Relaxed) != 0);
+            places.extend(taken.map(|at| (slots.read(at).index, at)));
+        }
         let ledger = values::<Ledger>(dir, tables::LEDGER)?;
         let totals = values::<Total>(dir, tables::TOTALS)?;
         Ok(Self {

@@ -236,7 +236,8 @@ impl Pins {
 
 /// Where a map is made that is to take the place of another.
 fn successor(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.new"))
+    // A dot would be refused: the BPF file system keeps names with one for itself.
+    dir.join(format!("{name}-new"))
 }
 
 /// The interface whose link is pinned there, if it is a link.

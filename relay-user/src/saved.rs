@@ -5,12 +5,14 @@
 
 use std::{
     collections::BTreeMap,
+    fs::DirBuilder,
     net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -90,11 +92,17 @@ impl Saved {
         Ok(state_file::read(file)?.unwrap_or_default())
     }
 
-    /// Replaces the file.
+    /// Replaces the file; its directory is made, for its owner alone, if it is not there.
     ///
     /// # Errors
     /// If it can't be written.
     pub fn write(&self, file: &Path) -> Result<()> {
+        let dir = file.parent().context("the state file is in no directory")?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .with_context(|| format!("create {}", dir.display()))?;
         state_file::write(file, self)
     }
 
@@ -194,14 +202,16 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let directory = tempfile::tempdir().unwrap();
-        let file = Saved::file(directory.path(), "wgr0");
+        let dir = directory.path().join("made");
+        let file = Saved::file(&dir, "wgr0");
         assert_eq!(Saved::read(&file).unwrap(), Saved::default());
         saved().write(&file).unwrap();
         let read = Saved::read(&file).unwrap();
         assert_eq!(read, saved());
         assert_eq!(read.hosts().count(), 1, "of a host of which nothing is known nothing is kept");
         use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&file), mode(&dir)), (0o600, 0o700));
         std::fs::write(&file, "{").unwrap();
         assert!(Saved::read(&file).is_err());
     }

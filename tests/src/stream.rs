@@ -24,9 +24,19 @@ const BUFFER: usize = 16 << 20;
 /// A stream that goes on while other things happen.
 #[derive(Debug)]
 pub struct Stream {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     sender: JoinHandle<u64>,
     receiver: JoinHandle<Received>,
+}
+
+/// What ends both threads, also when the stream is dropped with its lab.
+#[derive(Debug)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,12 +76,12 @@ impl Stream {
         let (stop_sender, stop_receiver) = (Arc::clone(&stop), Arc::clone(&stop));
         let sender = std::thread::spawn(move || send(&source, address, rate, &stop_sender));
         let receiver = std::thread::spawn(move || receive(&destination, &stop_receiver));
-        Self { stop, sender, receiver }
+        Self { stop: Stop(stop), sender, receiver }
     }
 
     /// Stops it, and waits for what is still on its way.
     pub fn stop(self) -> Streamed {
-        self.stop.store(true, Relaxed);
+        drop(self.stop);
         let sent = self.sender.join().expect("the sender does not panic");
         let Received { times, longest_gap } = self.receiver.join().expect("the receiver does not panic");
         let times = |number: u64| times.get(number as usize).copied().unwrap_or(0);
