@@ -71,9 +71,9 @@ fn without_capabilities() {
 
 #[test]
 fn without_bpffs() {
-    let (world, said) = refused("bpffs/wgrelay", "no-bpffs/wgrelay");
+    let (world, said) = refused("bpffs/relay", "no-bpffs/relay");
     names(&said, &["bpffs", "mount -t bpf"]);
-    assert!(!world.lab.file("no-bpffs/wgrelay").exists());
+    assert!(!world.lab.file("no-bpffs/relay").exists());
 }
 
 #[test]
