@@ -109,14 +109,23 @@ impl Interface {
     /// An interface of our own that is there already.
     async fn adopt(relay: &Relay, netlink: &Netlink) -> Result<Self> {
         let (device, found) = answering(&relay.interface).await?;
-        let (file, key) = own_key(relay)?;
-        if let Some(found) = &found.public_key {
-            check_key(relay, file, &key, found)?;
-        }
-        let this = Self { device, owned: true, created: false, public_key: PublicKey(key.get_public().0) };
+        let file = key_file(relay);
+        let (public_key, missing) = match found.public_key {
+            Some(found) => {
+                if file.exists() {
+                    check_key(relay, file, &read_key(file)?, &found)?;
+                }
+                (found, None)
+            }
+            None => {
+                let key = own_key(file)?;
+                (key.get_public(), Some(key))
+            }
+        };
+        let this = Self { device, owned: true, created: false, public_key: PublicKey(public_key.0) };
         let port = (found.listen_port != Some(relay.port)).then_some(relay.port);
-        if found.public_key.is_none() || port.is_some() {
-            this.set_up(relay, key, port, netlink).await?;
+        if missing.is_some() || port.is_some() {
+            this.set_up(relay, missing, port, netlink).await?;
         } else {
             netlink.set_up(&relay.interface).await?;
         }
@@ -124,19 +133,27 @@ impl Interface {
     }
 
     async fn create(relay: &Relay, netlink: &Netlink) -> Result<Self> {
-        let (_, key) = own_key(relay)?;
+        let key = own_key(key_file(relay))?;
         check_port(relay.port)?;
         let device = Handle::create(&relay.interface, netlink).await?;
         let this = Self { device, owned: true, created: true, public_key: PublicKey(key.get_public().0) };
-        let result = this.set_up(relay, key, Some(relay.port), netlink).await;
+        let result = this.set_up(relay, Some(key), Some(relay.port), netlink).await;
         if result.is_err() {
             this.remove(netlink).await;
         }
         result.map(|()| this)
     }
 
-    async fn set_up(&self, relay: &Relay, key: Key, port: Option<u16>, netlink: &Netlink) -> Result<()> {
-        let update = DeviceUpdate::new().set_private_key(key);
+    /// Gives the interface what it lacks, and takes it up. wireguard-go opens its socket anew when it is told its port, also
+    /// if that is the same.
+    async fn set_up(
+        &self,
+        relay: &Relay,
+        key: Option<Key>,
+        port: Option<u16>,
+        netlink: &Netlink,
+    ) -> Result<()> {
+        let update = key.into_iter().fold(DeviceUpdate::new(), DeviceUpdate::set_private_key);
         self.device.apply(port.into_iter().fold(update, DeviceUpdate::set_listen_port)).await?;
         netlink.set_up(&relay.interface).await?;
         // wireguard-go binds its port when the interface comes up, and only logs it if that fails.
@@ -277,10 +294,14 @@ async fn answering(interface: &str) -> Result<(Handle, Device)> {
     tokio::time::timeout(START_TIMEOUT, answer).await.with_context(|| no_answer(interface))?
 }
 
-/// The file with the key of an interface of our own, and what is in it; made if there is none.
-fn own_key(relay: &Relay) -> Result<(&Path, Key)> {
-    let file = relay.private_key_file.as_deref().expect("the configuration was checked");
-    Ok((file, if file.exists() { read_key(file)? } else { generate_key(file)? }))
+/// The file with the key of an interface of our own.
+fn key_file(relay: &Relay) -> &Path {
+    relay.private_key_file.as_deref().expect("the configuration was checked")
+}
+
+/// What is in it; made if there is none.
+fn own_key(file: &Path) -> Result<Key> {
+    if file.exists() { read_key(file) } else { generate_key(file) }
 }
 
 fn check_key(relay: &Relay, file: &Path, wanted: &Key, found: &Key) -> Result<()> {

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use relay_tests::{
     World,
     host::Host,
-    relay::Outer,
+    relay::{HostStatus, Outer},
     restarts::{self, Event, streams},
     stream::{Stream, Streamed},
     traffic::{connect, ping},
@@ -240,9 +240,21 @@ fn after_a_crash_and_a_reboot_hosts_are_back_at_once() {
         let text = fs::read_to_string(&file).ok()?;
         both.iter().all(|endpoint| text.contains(endpoint)).then_some(())
     });
-    world.relay.stop(Signal::KILL);
-    world.relay.unload();
-    assert!(!world.relay.namespace.ip("link show").contains(&world.relay.interface));
+    let kept = fs::read(&file).expect("read the state file");
+    let crash = |world: &mut World| {
+        world.relay.stop(Signal::KILL);
+        world.relay.unload();
+        assert!(!world.relay.namespace.ip("link show").contains(&world.relay.interface));
+    };
+    // Without the file nobody comes back by himself in that time.
+    crash(&mut world);
+    fs::remove_file(&file).expect("remove the state file");
+    world.relay.start();
+    std::thread::sleep(RETURN);
+    let seen = |host: &HostStatus| host.last_handshake_seconds_ago.is_some();
+    assert!(!world.relay.hosts().iter().any(seen), "{:?}", world.relay.hosts());
+    crash(&mut world);
+    fs::write(&file, kept).expect("put the state file back");
     let time = return_of(&mut world);
     eprintln!("registered {time:?} after the start");
     // Their sessions are gone, and they notice that by their own timers.
