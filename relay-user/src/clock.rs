@@ -30,6 +30,13 @@ pub struct Moment {
     pub since_epoch: Duration,
 }
 
+impl Moment {
+    /// Whether both are of one boot. If it is not known of which they are, they are not.
+    pub fn is_of_the_boot_of(&self, other: &Self) -> bool {
+        !self.boot.is_empty() && self.boot == other.boot
+    }
+}
+
 /// This moment.
 pub fn moment() -> Moment {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

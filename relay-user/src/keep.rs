@@ -40,12 +40,16 @@ impl Keep {
     }
 }
 
-/// Whether this process is that of a systemd service. (INVOCATION_ID would not tell: whatever a service starts, a shell
-/// too, inherits it.)
+/// Whether this process is that of a systemd service.
 fn started_by_systemd() -> bool {
-    let own = std::process::id().to_string();
-    std::env::var_os("NOTIFY_SOCKET").is_some()
-        || std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == own)
+    let (notify, exec_pid) = (std::env::var_os("NOTIFY_SOCKET"), std::env::var("SYSTEMD_EXEC_PID").ok());
+    is_service(notify.is_some(), exec_pid.as_deref(), std::process::id())
+}
+
+/// The same by what systemd tells a service: where it wants notices, and the id of its process. (INVOCATION_ID would not
+/// do: whatever a service starts, a shell too, inherits it.)
+fn is_service(notify: bool, exec_pid: Option<&str>, own: u32) -> bool {
+    notify || exec_pid == Some(&own.to_string())
 }
 
 #[cfg(test)]
@@ -58,6 +62,12 @@ mod tests {
         assert!(!keep.leaves());
         keep.clone().forwarding();
         assert!(keep.leaves());
+    }
+
+    #[test]
+    fn a_service_is_known_by_its_process_and_not_by_what_it_has_started() {
+        assert!(is_service(true, None, 7) && is_service(false, Some("7"), 7));
+        assert!(!is_service(false, Some("6"), 7) && !is_service(false, None, 7));
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Saved {
     /// Whether maps that are found at `now` can't be those of the run that has written this: they are of a start that came
     /// to nothing, and not all may be in them.
     pub fn knows_better(&self, now: &Moment) -> bool {
-        self.end.as_ref().is_some_and(|end| !end.kept || self.written.boot != now.boot)
+        self.end.as_ref().is_some_and(|end| !end.kept || !self.written.is_of_the_boot_of(now))
     }
 
     /// The sessions that are still valid at `now`, by the clock of `now`.
@@ -143,8 +143,9 @@ impl Saved {
     /// as opened with it, as there is no earlier time: it is forgotten later than WireGuard itself forgets it, but no later
     /// than one that was opened at the boot would be.
     pub fn sessions(&self, now: &Moment, port: u16) -> Vec<Session> {
-        let sessions = self.end.iter().flat_map(|end| &end.sessions).filter(|_| self.port == port);
-        if now.boot == self.written.boot {
+        let sessions = self.end.iter().flat_map(|end| &end.sessions);
+        let sessions = sessions.filter(|s| self.port == port && s.opened <= self.written.since_boot);
+        if self.written.is_of_the_boot_of(now) {
             return sessions.copied().collect();
         }
         let Some(elapsed) = now.since_epoch.checked_sub(self.written.since_epoch) else { return Vec::new() };
@@ -230,6 +231,20 @@ mod tests {
         // 90 s later: 100 and 190 s old.
         assert_eq!(saved().sessions(&moment("two", 20, 50_090), 51820), [session(0)]);
         assert_eq!(saved().sessions(&moment("two", 20, 50_180), 51820), []);
+    }
+
+    #[test]
+    fn a_boot_that_is_not_known_is_another() {
+        let unknown = Saved { written: moment("", 1000, 50_000), ..saved() };
+        assert_eq!(unknown.sessions(&moment("", 1100, 50_060), 51820), []);
+        assert!(unknown.knows_better(&moment("", 1100, 50_060)));
+    }
+
+    #[test]
+    fn a_session_from_the_future_is_none() {
+        let later = End { sessions: vec![session(1001), session(1000)], kept: true };
+        let saved = Saved { end: Some(later), ..saved() };
+        assert_eq!(saved.sessions(&moment("one", 2000, 7), 51820), [session(1000)]);
     }
 
     #[test]
