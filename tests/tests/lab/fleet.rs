@@ -16,6 +16,8 @@ use serde_json::Value;
 const LIVE: Duration = Duration::from_secs(5);
 /// How long two hosts may take to talk that have not talked before.
 const TALK: Duration = Duration::from_secs(12);
+/// After so long without an answer WireGuard gives a session up.
+const UNANSWERED: Duration = Duration::from_secs(15);
 /// How long it may take at most until hosts of a lost relay talk again: etcd takes its lease for lost, the hosts notice
 /// that its API is gone, another relay moves them, and they shake hands.
 const MOVED: Duration = Duration::from_secs(60);
@@ -173,7 +175,7 @@ fn hosts_are_added_and_removed_by_the_command_line_while_others_talk() {
     });
     relay.ask(&["relay", "add-host", &relay.name(), "p"]);
     await_relayed(relay, &world.p);
-    connect(&world.a, &world.p, TALK);
+    connect(&world.a, &world.p, UNANSWERED + TALK);
     for n in 0..20 {
         let name = format!("other-{n}");
         let key = relay_tests::Keys::new(&world.lab, &name).public;

@@ -1,12 +1,14 @@
 //! `cargo xtask demo`: the relay at work, from the outside.
 
+mod fleet;
+mod restart;
+
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use relay_tests::{
     Host, World,
     relay::{Outer, Relay, Status},
-    restarts::{self, Event},
     traffic::{Pings, connect, ping, throughput},
     world::REGISTRATION,
 };
@@ -19,8 +21,11 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// Show instead that hosts that talk lose nothing while the relay is stopped, killed, upgraded and reloaded.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "fleet")]
     restart: bool,
+    /// Show instead two relays that share etcd, hosts that join them, and the loss of one relay.
+    #[arg(long)]
+    fleet: bool,
 }
 
 /// What came of it.
@@ -57,61 +62,36 @@ const PINGS: (u32, Duration) = (100, Duration::from_millis(10));
 /// Duration of a TCP run, in seconds.
 const TCP_SECONDS: u32 = 2;
 
-/// Restarts and reloads before the upgrade.
-const RESTARTS: usize = 15;
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.restart {
-        return restart(arguments.json);
-    }
     // The harness panics on what should not happen, and by unwinding the lab is removed.
-    let Ok((outcome, metrics)) = std::panic::catch_unwind(show) else {
+    let shown = std::panic::catch_unwind(|| {
+        if arguments.fleet {
+            let (outcome, text) = fleet::show();
+            return (outcome.ok, text, json(&outcome));
+        }
+        if arguments.restart {
+            let (outcome, text) = restart::show();
+            return (outcome.ok, text, json(&outcome));
+        }
+        let (outcome, metrics) = show();
+        (outcome.ok, table(&outcome, &metrics), json(&outcome))
+    });
+    let Ok((ok, text, line)) = shown else {
         if arguments.json {
             println!(r#"{{"ok":false}}"#);
         }
         return ExitCode::FAILURE;
     };
-    print!("{}", table(&outcome, &metrics));
+    print!("{text}");
     if arguments.json {
-        println!("{}", serde_json::to_string(&outcome).expect("the outcome is plain data"));
+        println!("{line}");
     }
-    if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Restarts while hosts talk, one of them into another version.
-fn restart(json: bool) -> ExitCode {
-    let show = || {
-        progress("network: relay, a behind a NAT, b behind two NATs; wgrelay and hosts start");
-        let mut world = restarts::world();
-        progress("a and b: 500 datagrams a second each way");
-        let repeated = [Event::Stop, Event::Kill, Event::Reload].into_iter().cycle().take(RESTARTS);
-        let events = repeated.chain([Event::Upgrade]);
-        let tell = |event| {
-            progress(match event {
-                Event::Stop => "wgrelay: stopped by SIGTERM, with `keep`, and started",
-                Event::Kill => "wgrelay: killed by SIGKILL, and started",
-                Event::Upgrade => "wgrelay: stopped, and started from another file",
-                Event::Reload => "wgrelay: another configuration, and SIGHUP",
-            });
-        };
-        restarts::run(&mut world, events, &tell)
-    };
-    let Ok(outcome) = std::panic::catch_unwind(show) else {
-        if json {
-            println!(r#"{{"ok":false}}"#);
-        }
-        return ExitCode::FAILURE;
-    };
-    let restarts::Outcome { ok, sent, received, restarts, upgrades, reloads, streams } = &outcome;
-    println!("\nrestarts: {restarts}, of them upgrades: {upgrades}; reloads: {reloads}");
-    println!("datagrams sent: {sent}, received: {received}, lost: {}", sent - received);
-    println!("longest time without one: {} ms", streams.longest_gap_ms);
-    println!("\n{}", if *ok { "ok" } else { "NOT ok" });
-    if json {
-        println!("{}", serde_json::to_string(&outcome).expect("the outcome is plain data"));
-    }
-    if *ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn json(outcome: &impl Serialize) -> String {
+    serde_json::to_string(outcome).expect("the outcome is plain data")
 }
 
 /// Progress goes to standard error: what is on standard output is the result.
