@@ -49,7 +49,8 @@ fn started_by_systemd() -> bool {
 /// The same by what systemd tells a service: where it wants notices, and the id of its process. (INVOCATION_ID would not
 /// do: whatever a service starts, a shell too, inherits it.)
 fn is_service(notify: bool, exec_pid: Option<&str>, own: u32) -> bool {
-    notify || exec_pid == Some(&own.to_string())
+    let own = own.to_string();
+    notify || exec_pid == Some(own.as_str())
 }
 
 #[cfg(test)]
