@@ -10,7 +10,7 @@ use relay_ebpf::{
     reason::COUNTERS_LEN,
     tables::{
         self, Address, Budgets, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate,
-        SESSIONS_DEFAULT, Session, Source,
+        SESSIONS_DEFAULT, Session, Source, Total,
     },
 };
 
@@ -25,6 +25,10 @@ pub static SESSIONS: Array<Session> =
 #[map]
 static LEDGER: Array<Ledger> =
     Array::with_max_entries(tables::ledger_entries(SESSIONS_DEFAULT), BPF_F_MMAPABLE);
+
+/// As [`LEDGER`].
+#[map]
+static TOTALS: Array<Total> = Array::with_max_entries(tables::ENDPOINTS_DEFAULT, BPF_F_MMAPABLE);
 
 /// As [`LEDGER`]; the program has it from [`CONFIG`].
 #[map]

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`SESSIONS`] | array | slot → [`Session`]; where to look for an index: [`home`] | userspace (counters: XDP) |
 //! | [`LEDGER`] | array | entry → [`Ledger`], one for each pair of directions | userspace |
+//! | [`TOTALS`] | array | entry → [`Total`], what was forwarded for a member beside what its live sessions count | userspace |
 //! | [`SEED`] | array of one | what [`home`] mixes indices with, odd | userspace |
 //! | [`PENDING`] | hash | sender index of an initiation → [`Endpoint`] of the expected responder | userspace |
 //! | [`ENDPOINTS`] | hash | [`Endpoint`] of a member or of another relay → [`Known`] | userspace (buckets: XDP) |
@@ -33,6 +34,8 @@ use crate::bucket::{self, Bucket, RATE_DEPTH_NS};
 pub const SESSIONS: &str = "SESSIONS";
 /// Who each session belongs to.
 pub const LEDGER: &str = "LEDGER";
+/// What was forwarded for each member, beside what the counters of live sessions hold.
+pub const TOTALS: &str = "TOTALS";
 /// What decides the place of a session in [`SESSIONS`].
 pub const SEED: &str = "SEED";
 /// Handshakes under way by the initiator's index.
@@ -60,9 +63,9 @@ pub const EVENTS: &str = "EVENTS";
 /// Rate limits of what goes up beside handshakes.
 pub const HINTS: &str = "HINTS";
 /// Every map that is pinned.
-pub const ALL: [&str; 15] = [
-    SESSIONS, LEDGER, SEED, PENDING, ENDPOINTS, SOURCES, BUDGETS, PREFIXES, RATES, NEXT_HOPS, TX_PORTS,
-    LOCALS, COUNTERS, EVENTS, HINTS,
+pub const ALL: [&str; 16] = [
+    SESSIONS, LEDGER, TOTALS, SEED, PENDING, ENDPOINTS, SOURCES, BUDGETS, PREFIXES, RATES, NEXT_HOPS,
+    TX_PORTS, LOCALS, COUNTERS, EVENTS, HINTS,
 ];
 
 /// A relay has at most this many addresses, both families together.
@@ -460,6 +463,23 @@ pub struct Ledger {
     pub responder_index: u32,
 }
 
+/// What was forwarded for a member: by sessions that have ended, and by userspace. Kept in a pinned map so that it survives
+/// a restart. All zero in an entry that is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Total {
+    /// Id of the member.
+    pub member: u64,
+    /// Packets that it has sent.
+    pub sent_packets: u64,
+    /// Bytes of WireGuard messages that it has sent.
+    pub sent_bytes: u64,
+    /// Packets that it has received.
+    pub received_packets: u64,
+    /// Bytes of WireGuard messages that it has received.
+    pub received_bytes: u64,
+}
+
 /// Where a frame leaves and what its Ethernet header holds. A `mtu` of 0 marks one that is not resolved.
 ///
 /// Userspace writes it by words of eight bytes, so a destination address is never a mixture of two.
@@ -502,6 +522,7 @@ const _: () = {
     assert!(size_of::<Budgets>() == 80);
     assert!(size_of::<Rate>() == 56);
     assert!(size_of::<Ledger>() == 32);
+    assert!(size_of::<Total>() == 40);
     assert!(size_of::<NextHop>() == 32);
     assert!(size_of::<Counter>() == 16);
 };
@@ -510,6 +531,7 @@ const _: () = {
 mod pod {
     use super::{
         Address, Budgets, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session, Source,
+        Total,
     };
     // SAFETY: `repr(C)`, `Copy`, no padding (zerocopy's `IntoBytes`) and valid for every bit pattern (`FromBytes`).
     unsafe impl aya::Pod for Address {}
@@ -519,6 +541,8 @@ mod pod {
     unsafe impl aya::Pod for Session {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Ledger {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Total {}
     // SAFETY: as above.
     unsafe impl aya::Pod for NextHop {}
     // SAFETY: as above.
@@ -548,7 +572,7 @@ mod tests {
     /// Pinned maps outlive the program: a field that moves needs a new [`crate::ABI_VERSION`].
     #[test]
     fn fields_are_where_this_version_has_them() {
-        assert_eq!(crate::ABI_VERSION, 3);
+        assert_eq!(crate::ABI_VERSION, 4);
         assert_eq!((offset_of!(Endpoint, address), offset_of!(Endpoint, port)), (0, 16));
         assert_eq!((offset_of!(Session, source), offset_of!(Session, destination)), (0, 16));
         assert_eq!((offset_of!(Session, packets), offset_of!(Session, bytes)), (32, 40));
@@ -561,6 +585,9 @@ mod tests {
         assert_eq!((offset_of!(Ledger, initiator), offset_of!(Ledger, responder)), (0, 8));
         assert_eq!(offset_of!(Ledger, opened_ns), 16);
         assert_eq!((offset_of!(Ledger, initiator_index), offset_of!(Ledger, responder_index)), (24, 28));
+        assert_eq!((offset_of!(Total, member), offset_of!(Total, sent_packets)), (0, 8));
+        assert_eq!((offset_of!(Total, sent_bytes), offset_of!(Total, received_packets)), (16, 24));
+        assert_eq!(offset_of!(Total, received_bytes), 32);
         assert_eq!((offset_of!(Known, member), offset_of!(Known, buckets)), (0, 8));
         assert_eq!((offset_of!(Buckets, signal), offset_of!(Buckets, bulk)), (0, 8));
         assert_eq!((offset_of!(Costs, signal), offset_of!(Costs, bulk)), (0, 8));

@@ -87,6 +87,11 @@ pub struct Relay {
     /// The unix socket that `wgrelay status` and its like ask.
     #[serde(default = "default_socket")]
     pub socket: PathBuf,
+    /// Whether all goes on forwarding after the end, for the next start; if not given, whether systemd has started it.
+    pub keep: Option<bool>,
+    /// The directory of the file with what outlives a reboot.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
 }
 
 impl Relay {
@@ -103,6 +108,11 @@ pub fn default_pin_dir() -> PathBuf {
 /// Where the unix socket is unless the configuration says otherwise.
 pub fn default_socket() -> PathBuf {
     "/run/wgrelay/wgrelay.sock".into()
+}
+
+/// Where state is kept unless the configuration says otherwise.
+pub fn default_state_dir() -> PathBuf {
+    "/var/lib/wgrelay".into()
 }
 
 /// How the XDP program is attached.
@@ -431,6 +441,7 @@ impl Config {
             ("relay.xdp_mode", a.xdp_mode == b.xdp_mode),
             ("relay.pin_dir", a.pin_dir == b.pin_dir),
             ("relay.socket", a.socket == b.socket),
+            ("relay.state_dir", a.state_dir == b.state_dir),
             ("metrics", self.metrics == new.metrics),
             ("the sizes in limits", self.limits.sizes() == new.limits.sizes()),
             ("control", self.control == new.control),

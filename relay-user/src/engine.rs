@@ -8,6 +8,7 @@ mod admission;
 mod data;
 mod notices;
 mod report;
+mod saving;
 mod start;
 
 use std::{
@@ -32,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zerocopy::FromBytes as _;
 
-use self::notices::Notices;
+use self::{notices::Notices, saving::Saving};
+pub use self::start::Start;
 use crate::{
     admission::Admission,
     clock,
@@ -40,13 +42,15 @@ use crate::{
     forwarding::Locals,
     handshake::{Action, Datagram, Timestamp, Tracker},
     interface::{Interface, Peer},
-    maps::{Maps, Traffic},
+    keep::Keep,
+    maps::Maps,
     members::{Desired, MemberId, PublicKey},
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
     program::Attached,
     rates::Rates,
     registrar::Registrar,
+    saved::Seen,
     service,
     sockets::Sockets,
     status::{Host, SessionDirection, Status, UnknownSource, Userspace},
@@ -93,6 +97,8 @@ pub struct SourceState {
 pub struct Configured {
     /// What is admitted.
     pub admission: Admission,
+    /// Whether all is left in place at the end.
+    pub keep: Option<bool>,
     /// Settings that differ from those in force and need a restart.
     pub needs_restart: Vec<&'static str>,
 }
@@ -120,13 +126,6 @@ pub enum Request {
     Sources(oneshot::Sender<Vec<UnknownSource>>),
 }
 
-/// What has passed for a member.
-#[derive(Clone, Copy, Debug, Default)]
-struct MemberTraffic {
-    sent: Traffic,
-    received: Traffic,
-}
-
 /// The engine's state.
 pub struct Engine {
     config: Config,
@@ -149,14 +148,17 @@ pub struct Engine {
     not_configured: Option<String>,
     /// What the WireGuard interface last said of the relayed members.
     handshakes: HashMap<MemberId, SystemTime>,
-    /// What the counters of live sessions don't hold: traffic of ended ones, and what userspace itself forwarded.
-    beside: HashMap<MemberId, MemberTraffic>,
     /// `ENDPOINTS` as it stands in the map.
     endpoints: HashMap<Endpoint, u64>,
     /// What is admitted, as it stands in the maps and the tracker.
     admission: Admission,
     /// `RATES` as it stands in the map.
     rates: Rates,
+    /// What becomes of all this at the end.
+    keep: Keep,
+    saving: Saving,
+    /// What an earlier run has left, until its maps are out of use.
+    left: Option<start::Replaced>,
     counts: Userspace,
     started: Timestamp,
     reads: Reads,
@@ -250,7 +252,10 @@ impl Engine {
                     }
                     self.handle_news(batch).await;
                 }
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => {
+                    self.save_all().await;
+                    return Ok(());
+                }
                 Some(request) = requests.recv() => self.handle_request(request).await,
                 () = tokio::time::sleep(read_in), if self.reads.running.is_none() => self.start_read(),
                 peers = joined(&mut self.reads.running), if self.reads.running.is_some() => {
@@ -344,7 +349,8 @@ impl Engine {
         // Whoever asked may have gone: then nobody misses the answer.
         match request {
             Request::Change(change) => self.change(change).await,
-            Request::Configured(Configured { admission, needs_restart }) => {
+            Request::Configured(Configured { admission, keep, needs_restart }) => {
+                self.keep.configure(keep);
                 (self.needs_restart, self.not_configured) = (needs_restart, None);
                 self.apply_admission(admission).await;
             }
@@ -374,8 +380,9 @@ impl Engine {
             rates |= was.and_then(|was| was.rate_limit) != after.and_then(|after| after.rate_limit);
             moved.extend(was.zip(after).filter(|(was, after)| was.place != after.place));
             if after.is_none() {
-                self.beside.remove(&id);
+                self.maps.totals.remove(id);
                 self.handshakes.remove(&id);
+                self.saving.seen.remove(&id);
             }
         }
         notices::tell_of_places(&moved);
@@ -408,6 +415,9 @@ impl Engine {
                 continue;
             }
             self.handshakes.insert(id, handshake);
+            if let Some(endpoint) = peer.endpoint {
+                self.saving.seen.insert(id, Seen { endpoint, at: clock::since_epoch(handshake) });
+            }
             let before = self.tracker.endpoint_of(id);
             self.tracker.set_endpoint(clock::now(), id, peer.endpoint, &mut actions);
             self.log_endpoint(id, before, peer.endpoint);

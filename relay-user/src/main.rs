@@ -12,8 +12,10 @@ use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use relay_user::{
     config::{Config, ServeConfig},
+    interface::Interface,
     join,
     members::PublicKey,
+    netlink::Netlink,
     program::{self, Claim},
     run, serve,
     status::{Host, SessionDirection, UnknownSource},
@@ -78,11 +80,15 @@ enum Command {
     /// Run the relay.
     ///
     /// Loads the XDP program, attaches it, and follows handshakes until SIGTERM or SIGINT; then it removes all that it has
-    /// made. Members are followed live: the file may be changed at any time (SIGHUP makes it read at once).
+    /// made, or keeps it for the next start. Members are followed live: the file may be changed at any time (SIGHUP makes it read at once).
     Run {
         /// The configuration file.
         #[arg(long, short, value_name = "FILE", default_value = "/etc/wgrelay/relay.toml")]
         config: PathBuf,
+        /// At the end leave XDP program, sessions and WireGuard interface as they are: data goes on, and the next start takes
+        /// them over. `keep` in the file does the same; it is the default when systemd has started wgrelay.
+        #[arg(long)]
+        keep: bool,
     },
     /// Serve the control plane alone: its store and its API, without a relay. Takes no privileges.
     ///
@@ -121,7 +127,8 @@ enum Command {
     Config(configuration::Arguments),
     Join(join::Join),
     Leave(join::Leave),
-    /// Remove what a relay that was killed has left: its XDP program and its maps. Its sessions end.
+    /// Remove what a relay has kept, or left when it was killed: its XDP program, its maps and its WireGuard interface. Its
+    /// sessions end.
     Unload {
         /// The directory of the pins (`pin_dir` of its configuration).
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/wgrelay")]
@@ -183,9 +190,9 @@ fn execute(command: Command, log_format: LogFormat) -> Result<ExitCode> {
         match command {
             // Its status tells what it found.
             Command::Doctor(arguments) => return arguments.run().await,
-            Command::Run { config } => {
+            Command::Run { config, keep } => {
                 log(log_format);
-                run::run(&config, terminated()?).await
+                run::run(&config, keep, terminated()?).await
             }
             Command::Serve(serve) => {
                 log(log_format);
@@ -217,7 +224,7 @@ fn execute(command: Command, log_format: LogFormat) -> Result<ExitCode> {
                 log(log_format);
                 join::leave(options).await
             }
-            Command::Unload { pin_dir } => unload(&pin_dir),
+            Command::Unload { pin_dir } => unload(&pin_dir).await,
             Command::Manual(arguments) => arguments.run(Cli::command()),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "wgrelay", &mut std::io::stdout());
@@ -282,12 +289,15 @@ fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unload(pin_dir: &Path) -> Result<()> {
+async fn unload(pin_dir: &Path) -> Result<()> {
     let _claim = Claim::new(pin_dir)?;
     if program::unload(pin_dir)? {
         println!("removed what was pinned in {}", pin_dir.display());
     } else {
         println!("nothing is pinned in {}", pin_dir.display());
+    }
+    for interface in Interface::remove_kept(pin_dir, &Netlink::for_questions()?).await? {
+        println!("removed the WireGuard interface {interface}");
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ use crate::{
     mapped::{Mapped, word},
     members::MemberId,
     session_table::{NoRoom, SessionTable},
+    totals::Totals,
 };
 
 /// Packets and bytes.
@@ -59,6 +60,8 @@ pub struct Maps {
     budgets: Array<MapData, Budgets>,
     prefixes: LpmTrie<MapData, [u8; 20], u64>,
     rates: Mapped<Rate>,
+    /// What was forwarded for members beside what live sessions count.
+    pub totals: Totals,
     next_hops: Mapped<NextHop>,
     tx_ports: DevMapHash<MapData>,
     locals: Array<MapData, Locals>,
@@ -101,6 +104,7 @@ impl Maps {
             budgets: take(tables::BUDGETS)?.try_into()?,
             prefixes: take(tables::PREFIXES)?.try_into()?,
             rates: Mapped::new(&take(tables::RATES)?).context(tables::RATES)?,
+            totals: Totals::new(&take(tables::TOTALS)?)?,
             next_hops: Mapped::new(&take(tables::NEXT_HOPS)?).context(tables::NEXT_HOPS)?,
             tx_ports: take(tables::TX_PORTS)?.try_into()?,
             locals: take(tables::LOCALS)?.try_into()?,
@@ -145,22 +149,24 @@ impl Maps {
         self.sessions.settle()
     }
 
-    /// All directions as they stand in the table, by their index, and what the ledger says of sessions.
-    pub fn sessions(&self) -> (StdHashMap<u32, Session>, Vec<Ledger>) {
-        let directions = self.sessions.iter().map(|session| (session.index, session)).collect();
-        (directions, self.entries.values().map(|&entry| self.ledger.read(entry)).collect())
+    /// Whether a direction with this index stands in the table.
+    pub fn has_session(&self, index: u32) -> bool {
+        self.sessions.contains(index)
     }
 
-    /// Removes whatever is in one of the two tables and not wanted. `wanted` is asked for an index of either side.
-    pub fn retain_sessions(&mut self, wanted: impl Fn(u32) -> bool) {
-        let known: Vec<Ledger> = self.entries.values().map(|&entry| self.ledger.read(entry)).collect();
-        for ledger in known.iter().filter(|ledger| !wanted(ledger.responder_index)) {
-            self.remove_session(ledger.initiator_index, ledger.responder_index);
-        }
+    /// Removes whatever is in one of the two tables and not wanted, and says what the ledger holds of it and what each
+    /// side has sent, as [`Self::remove_session`]. `wanted` is asked for an index of either side.
+    pub fn retain_sessions(&mut self, wanted: impl Fn(u32) -> bool) -> Vec<(Ledger, [Traffic; 2])> {
+        let known = self.entries.values().map(|&entry| self.ledger.read(entry));
+        let unwanted: Vec<Ledger> = known.filter(|ledger| !wanted(ledger.responder_index)).collect();
+        let remove =
+            |ledger: Ledger| (ledger, self.remove_session(ledger.initiator_index, ledger.responder_index));
+        let removed = unwanted.into_iter().map(remove).collect();
         let stray: Vec<u32> = self.sessions.iter().map(|s| s.index).filter(|index| !wanted(*index)).collect();
         for index in stray {
             self.sessions.remove(index);
         }
+        removed
     }
 
     /// Lets handshake messages with this receiver index from this source up.

@@ -43,7 +43,7 @@ impl std::fmt::Debug for PublicKey {
 /// A member's short name in the maps: the first eight bytes of its public key, little-endian. It needs no table that
 /// would have to survive a restart; two members whose ids are equal are refused ([`MembersError::IdCollision`]), and 0
 /// stands for "no member".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct MemberId(pub u64);
 
 impl MemberId {

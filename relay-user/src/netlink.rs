@@ -206,6 +206,33 @@ impl Netlink {
             .await
             .with_context(|| format!("remove interface {name}"))
     }
+
+    /// Gives an interface an alias, by which it can be found.
+    pub async fn set_alias(&self, name: &str, alias: &str) -> Result<()> {
+        let index = self.ifindex(name).await?;
+        let alias = LinkAttribute::IfAlias(alias.to_owned());
+        let named = rtnetlink::LinkMessageBuilder::<rtnetlink::LinkUnspec>::new().index(index);
+        answered(self.handle.link().set(named.append_extra_attribute(alias).build()).execute())
+            .await
+            .with_context(|| format!("give {name} an alias"))
+    }
+
+    /// The names of the interfaces that have an alias.
+    pub async fn with_alias(&self, alias: &str) -> Result<Vec<String>> {
+        let links: Vec<_> = answered(self.handle.link().get().execute().try_collect())
+            .await
+            .context("list the network interfaces")?;
+        let named = |message: &LinkMessage| {
+            let has =
+                |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfAlias(a) if a == alias);
+            let name = |attribute: &LinkAttribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            };
+            message.attributes.iter().any(has).then(|| message.attributes.iter().find_map(name)).flatten()
+        };
+        Ok(links.iter().filter_map(named).collect())
+    }
 }
 
 impl Subscription {

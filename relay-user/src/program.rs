@@ -1,8 +1,9 @@
 //! Loads, pins and attaches the XDP program.
 //!
 //! Maps and links are pinned in `PIN_DIR/abi-N`, N being the version of the kernel/user contract. While they are pinned,
-//! forwarding does not depend on this process: if it is killed, the next start takes maps and links over and only
-//! swaps the program.
+//! forwarding does not depend on this process: if it is gone, the next start takes maps and links over and only swaps the
+//! program. That comes last, when the maps hold what they should. So maps of another size can be made beside the old ones,
+//! filled with what those hold, and the new program goes on with them from one packet to the next.
 
 use std::{
     fs, io,
@@ -11,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{Array, Map, MapData, MapInfo, RingBuf},
     programs::{
         ProgramError, Xdp, XdpMode as AyaMode,
@@ -32,6 +33,7 @@ use tracing::{info, warn};
 use crate::{
     admission::PrefixKey,
     config::{Config, XdpMode},
+    left::Left,
     maps::Maps,
     netlink::Netlink,
     object::object,
@@ -52,7 +54,7 @@ pub struct Attached {
     pub mode: &'static str,
 }
 
-/// The program in place.
+/// What a loaded program works with.
 pub struct Loaded {
     /// The maps.
     pub maps: Maps,
@@ -60,10 +62,25 @@ pub struct Loaded {
     pub events: RingBuf<MapData>,
     /// The raw sockets, with their filters.
     pub sockets: Sockets,
-    /// Where it is attached.
-    pub attached: Vec<Attached>,
-    /// Whether maps of an earlier run were taken over.
-    pub adopted: bool,
+    /// What an earlier run has left, if maps of one were taken over.
+    pub left: Option<Left>,
+    /// The indices of the interfaces that the program goes to.
+    pub interfaces: Vec<u32>,
+    /// Maps of another version are replaced, which ours know nothing of.
+    pub replaces: bool,
+}
+
+/// The program, to be attached.
+pub struct Program {
+    ebpf: Ebpf,
+    /// Where it and its maps are pinned.
+    dir: PathBuf,
+    /// Where it goes: names and indices of interfaces.
+    interfaces: Vec<(String, u32)>,
+    /// Maps that take the place of others of another size.
+    replaced: Vec<&'static str>,
+    /// Directories of other versions, whose links are taken over.
+    others: Vec<PathBuf>,
 }
 
 /// The directory of the pins of this version.
@@ -107,18 +124,29 @@ impl Drop for Claim {
     }
 }
 
-/// Loads the program, taking over what an earlier run has left pinned, and attaches it to every interface that the
-/// configuration names. After an error nothing is left that was not there before.
-pub async fn load(config: &Config, netlink: &Netlink) -> Result<Loaded> {
+/// Loads the program, taking over the maps that an earlier run has left pinned. `complete` says that whatever another
+/// version has left in its maps is known from elsewhere. After an error nothing is left that was not there before.
+pub async fn load(config: &Config, netlink: &Netlink, complete: bool) -> Result<(Loaded, Program)> {
     let pin_dir = &config.relay.pin_dir;
     let dir = versioned(pin_dir);
-    check_other_versions(pin_dir)?;
-    let adopted = check_pins(&dir, config)?;
+    let others = other_versions(pin_dir)?;
+    if let Some(other) = others.first()
+        && !complete
+    {
+        bail!(
+            "another version of wgrelay has left its maps in {}, and was not stopped in order: `wgrelay unload --pin-dir {}` \
+             removes them (its sessions end)",
+            other.display(),
+            pin_dir.display()
+        );
+    }
+    let pins = Pins::check(&dir, config)?;
+    let existed = dir.exists();
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let result = load_and_attach(config, netlink, &dir, adopted).await;
+    let result = load_maps(config, netlink, &dir, pins, others).await;
     if result.is_err()
-        && !adopted
-        && let Err(error) = unload(pin_dir)
+        && !existed
+        && let Err(error) = remove(&dir)
     {
         warn!("{error:#}");
     }
@@ -127,17 +155,21 @@ pub async fn load(config: &Config, netlink: &Netlink) -> Result<Loaded> {
 
 /// Detaches the program and removes all pins of this and of other versions. Returns whether there were any.
 pub fn unload(pin_dir: &Path) -> Result<bool> {
-    let mut found = false;
-    for version in subdirectories(pin_dir)? {
-        for entry in fs::read_dir(&version).with_context(|| format!("read {}", version.display()))? {
-            // Removing the last reference to a link detaches it.
-            let path = entry?.path();
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-        }
-        fs::remove_dir(&version).with_context(|| format!("remove {}", version.display()))?;
-        found = true;
+    let versions = subdirectories(pin_dir)?;
+    versions.iter().try_for_each(|version| remove(version))?;
+    Ok(!versions.is_empty())
+}
+
+/// Removes a directory of pins.
+fn remove(version: &Path) -> Result<()> {
+    let entries = fs::read_dir(version).with_context(|| format!("read {}", version.display()))?;
+    let mut pins = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    // Removing the last reference to a link detaches it: that comes before anything that the program needs.
+    pins.sort_by_key(|path| link_of(path).is_none());
+    for pin in pins {
+        fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
     }
-    Ok(found)
+    fs::remove_dir(version).with_context(|| format!("remove {}", version.display()))
 }
 
 /// The directories `abi-*`.
@@ -185,44 +217,54 @@ pub fn is_pinned(pin_dir: &Path) -> bool {
     versioned(pin_dir).exists()
 }
 
-fn check_other_versions(pin_dir: &Path) -> Result<()> {
-    if let Some(other) = other_versions(pin_dir)?.first() {
-        bail!(
-            "another version of wgrelay has left its maps in {}: `wgrelay unload --pin-dir {}` removes them (its sessions \
-             end)",
-            other.display(),
-            pin_dir.display()
-        );
-    }
-    Ok(())
+/// What is pinned already.
+struct Pins {
+    /// Whether any map is.
+    any: bool,
+    /// Maps of a size that is not the configured one any more.
+    other_size: Vec<&'static str>,
 }
 
-/// Whether maps are pinned already; an error if they don't fit. aya would take a stale pin as it is.
-fn check_pins(dir: &Path, config: &Config) -> Result<bool> {
-    let mut any = false;
-    for name in tables::ALL {
-        let path = dir.join(name);
-        if !path.exists() {
-            continue;
+impl Pins {
+    /// Looks at the pinned maps; an error if they are none of ours. aya would take a stale pin as it is.
+    fn check(dir: &Path, config: &Config) -> Result<Self> {
+        let mut this = Self { any: false, other_size: Vec::new() };
+        for name in tables::ALL {
+            let path = dir.join(name);
+            if !path.exists() {
+                continue;
+            }
+            this.any = true;
+            let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+            let info: MapInfo = map.info().with_context(|| format!("look at {}", path.display()))?;
+            let (key, value, entries) = expected_shape(name, config);
+            if (info.key_size(), info.value_size()) != (key, value) {
+                bail!(
+                    "the pinned map {} is not wgrelay's (key {}, value {} bytes): `wgrelay unload --pin-dir {}` removes it \
+                     (sessions end)",
+                    path.display(),
+                    info.key_size(),
+                    info.value_size(),
+                    config.relay.pin_dir.display()
+                );
+            }
+            if entries.is_some_and(|entries| entries != info.max_entries()) {
+                this.other_size.push(name);
+            }
         }
-        any = true;
-        let map = MapData::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
-        let info: MapInfo = map.info().with_context(|| format!("look at {}", path.display()))?;
-        let found = (info.key_size(), info.value_size(), info.max_entries());
-        let (key, value, entries) = expected_shape(name, config);
-        if found.0 != key || found.1 != value || entries.is_some_and(|entries| entries != found.2) {
-            bail!(
-                "the pinned map {} does not fit (key {}, value {} bytes, {} entries): it is left from a run with other \
-                 limits; `wgrelay unload --pin-dir {}` removes it (its sessions end)",
-                path.display(),
-                found.0,
-                found.1,
-                found.2,
-                config.relay.pin_dir.display()
-            );
-        }
+        Ok(this)
     }
-    Ok(any)
+}
+
+/// Where a map is made that is to take the place of another.
+fn successor(dir: &Path, name: &str) -> PathBuf {
+    // A dot would be refused: the BPF file system keeps names with one for itself.
+    dir.join(format!("{name}-new"))
+}
+
+/// The interface whose link is pinned there, if it is a link.
+fn link_of(pin: &Path) -> Option<u32> {
+    pin.file_name()?.to_str()?.strip_prefix("link-")?.parse().ok()
 }
 
 /// Whether this process, as it is, may open a pinned map and read it.
@@ -242,6 +284,7 @@ fn expected_shape(name: &str, config: &Config) -> (u32, u32, Option<u32>) {
     match name {
         t::SESSIONS => (4, size(size_of::<t::Session>()), Some(t::slots(limits.sessions))),
         t::LEDGER => (4, size(size_of::<t::Ledger>()), Some(t::ledger_entries(limits.sessions))),
+        t::TOTALS => (4, size(size_of::<t::Total>()), Some(limits.endpoints)),
         t::SEED => (4, 8, Some(1)),
         t::PENDING => (4, size(size_of::<t::Endpoint>()), Some(limits.pending)),
         t::ENDPOINTS => (size(size_of::<t::Endpoint>()), size(size_of::<t::Known>()), Some(limits.endpoints)),
@@ -272,7 +315,13 @@ fn seed(dir: &Path) -> Result<u64> {
     Ok(if pinned == 0 { rand::random::<u64>() | 1 } else { pinned })
 }
 
-async fn load_and_attach(config: &Config, netlink: &Netlink, dir: &Path, adopted: bool) -> Result<Loaded> {
+async fn load_maps(
+    config: &Config,
+    netlink: &Netlink,
+    dir: &Path,
+    Pins { any: adopted, other_size: replaced }: Pins,
+    others: Vec<PathBuf>,
+) -> Result<(Loaded, Program)> {
     let limits = &config.limits;
     let seed = seed(dir)?;
     let constants = Constants {
@@ -281,40 +330,78 @@ async fn load_and_attach(config: &Config, netlink: &Netlink, dir: &Path, adopted
         homes: tables::homes(limits.sessions),
         seed,
     };
+    let left = if adopted { Some(Left::read(dir)?) } else { None };
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(tables::SESSIONS, tables::slots(limits.sessions))
         .map_max_entries(tables::LEDGER, tables::ledger_entries(limits.sessions))
+        .map_max_entries(tables::TOTALS, limits.endpoints)
         .map_max_entries(tables::PENDING, limits.pending)
         .map_max_entries(tables::ENDPOINTS, limits.endpoints)
         .override_global(tables::CONFIG, &constants, true);
     for name in tables::ALL {
-        loader.map_pin_path(name, dir.join(name));
+        let new = successor(dir, name);
+        // A start that was killed may have left it.
+        if new.exists() {
+            fs::remove_file(&new).with_context(|| format!("remove {}", new.display()))?;
+        }
+        loader.map_pin_path(name, if replaced.contains(&name) { new } else { dir.join(name) });
     }
     let mut ebpf = loader.load(object()?).context("load the BPF maps")?;
-    let program: &mut Xdp = ebpf
-        .program_mut(PROGRAM)
-        .with_context(|| format!("the BPF object has no program {PROGRAM}"))?
-        .try_into()
-        .context("the BPF object's program is no XDP program")?;
-    program.load().map_err(explain_load)?;
-    let mut attached = Vec::new();
-    for interface in &config.relay.attach {
-        attached.push(attach(program, interface, config.relay.xdp_mode, dir, netlink).await?);
-    }
-    remove_other_links(dir, &attached)?;
+    xdp(&mut ebpf)?.load().map_err(explain_load)?;
     let events = ebpf.take_map(tables::EVENTS).context("the BPF object has no map EVENTS")?.try_into()?;
     let sockets = Sockets::open(config.relay.port, &mut ebpf)?;
-    Ok(Loaded { maps: Maps::take(&mut ebpf, seed)?, events, sockets, attached, adopted })
+    let maps = Maps::take(&mut ebpf, seed)?;
+    let mut interfaces = Vec::new();
+    for interface in &config.relay.attach {
+        interfaces.push((interface.clone(), netlink.ifindex(interface).await?));
+    }
+    let indices = interfaces.iter().map(|(_, ifindex)| *ifindex).collect();
+    let loaded = Loaded { maps, events, sockets, left, interfaces: indices, replaces: !others.is_empty() };
+    Ok((loaded, Program { ebpf, dir: dir.to_owned(), interfaces, replaced, others }))
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    ebpf.program_mut(PROGRAM)
+        .with_context(|| format!("the BPF object has no program {PROGRAM}"))?
+        .try_into()
+        .context("the BPF object's program is no XDP program")
+}
+
+impl Program {
+    /// Attaches it, in the place of an earlier run's where there is one. If that is killed half-way, the next start finds
+    /// either the old maps or the new ones under each name, and both know of all sessions.
+    pub async fn attach(mut self, mode: XdpMode, netlink: &Netlink) -> Result<Vec<Attached>> {
+        let mut attached = Vec::new();
+        for (interface, ifindex) in &self.interfaces {
+            let pin = self.dir.join(format!("link-{ifindex}"));
+            for other in &self.others {
+                let theirs = other.join(format!("link-{ifindex}"));
+                if theirs.exists() && !pin.exists() {
+                    fs::rename(&theirs, &pin).with_context(|| format!("take over {}", theirs.display()))?;
+                }
+            }
+            attached.push(attach(xdp(&mut self.ebpf)?, interface, *ifindex, mode, &pin, netlink).await?);
+        }
+        for name in &self.replaced {
+            let (new, old) = (successor(&self.dir, name), self.dir.join(name));
+            fs::rename(&new, &old).with_context(|| format!("put the new {name} in place"))?;
+            info!(map = name, "has another size now, and what the old one held");
+        }
+        remove_other_links(&self.dir, &attached)?;
+        for other in &self.others {
+            remove(other)?;
+            info!(version = %other.display(), "another version's program and maps replaced");
+        }
+        Ok(attached)
+    }
 }
 
 /// Detaches from the interfaces that an earlier run was attached to and this one is not.
 fn remove_other_links(dir: &Path, attached: &[Attached]) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry?.path();
-        let link =
-            path.file_name().and_then(|name| name.to_str()?.strip_prefix("link-")?.parse::<u32>().ok());
-        if link.is_some_and(|ifindex| attached.iter().all(|a| a.ifindex != ifindex)) {
+        if link_of(&path).is_some_and(|ifindex| attached.iter().all(|a| a.ifindex != ifindex)) {
             fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         }
     }
@@ -339,20 +426,19 @@ fn explain_load(error: ProgramError) -> anyhow::Error {
 async fn attach(
     program: &mut Xdp,
     interface: &str,
+    ifindex: u32,
     mode: XdpMode,
-    dir: &Path,
+    pin: &Path,
     netlink: &Netlink,
 ) -> Result<Attached> {
-    let ifindex = netlink.ifindex(interface).await?;
-    let pin = dir.join(format!("link-{ifindex}"));
-    let swapped = pin.exists() && swap(program, interface, mode, &pin, netlink).await?;
+    let swapped = pin.exists() && swap(program, interface, mode, pin, netlink).await?;
     if !swapped {
         let modes: &[AyaMode] = match mode {
             XdpMode::Auto => &[AyaMode::Driver, AyaMode::Skb],
             XdpMode::Driver => &[AyaMode::Driver],
             XdpMode::Generic => &[AyaMode::Skb],
         };
-        attach_anew(program, interface, ifindex, modes, &pin)?;
+        attach_anew(program, interface, ifindex, modes, pin)?;
     }
     let mode = match netlink.xdp_in_driver(interface).await? {
         Some(true) => "driver",
@@ -409,7 +495,7 @@ fn attach_anew(
             }
             Err(error) if is_busy(&error) => bail!(
                 "{interface} has another XDP program already: detach it (`ip link set dev {interface} xdp off`, or stop \
-                 whatever attached it)"
+                 whatever attached it; what a wgrelay with another pin_dir has kept, `wgrelay unload --pin-dir DIR` removes)"
             ),
             Err(error) => {
                 return Err(anyhow::Error::new(error).context(format!(

@@ -14,28 +14,32 @@ use tracing::{info, warn};
 
 use crate::{
     api,
-    config::Config,
+    config::{Config, Relay},
     control::{Opened, Source},
-    engine::Engine,
+    engine::{Engine, Start},
     interface::Interface,
+    keep::Keep,
     members::PublicKey,
     metrics,
     netlink::{Netlink, Subscription},
     preflight, privileges,
     program::{self, Claim},
+    saved::Saved,
     service,
 };
 
 /// How long open connections may take to end after `stop`.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs the relay until `shutdown` completes. After that, and after an error, nothing is left behind.
-pub async fn run(path: &Path, shutdown: impl Future<Output = ()>) -> Result<()> {
+/// Runs the relay until `shutdown` completes. After that all that forwards goes on, if `keep` or the configuration says so;
+/// else, and after a start that failed, nothing is left behind that was not there before.
+pub async fn run(path: &Path, keep: bool, shutdown: impl Future<Output = ()>) -> Result<()> {
     let config = Config::read(path)?;
+    let keep = Keep::new(keep, config.relay.keep);
     preflight::check()?;
     let _claim = Claim::new(&config.relay.pin_dir)?;
     let api = api::listen(&config.relay.socket)?;
-    let result = with_socket(path, config.clone(), api, shutdown).await;
+    let result = with_socket(path, config.clone(), &keep, api, shutdown).await;
     if let Err(error) = std::fs::remove_file(&config.relay.socket) {
         warn!("remove {}: {error}", config.relay.socket.display());
     }
@@ -45,6 +49,7 @@ pub async fn run(path: &Path, shutdown: impl Future<Output = ()>) -> Result<()> 
 async fn with_socket(
     path: &Path,
     config: Config,
+    keep: &Keep,
     api: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
@@ -70,10 +75,13 @@ async fn with_socket(
     let interface = Interface::open(&config.relay, &netlink).await?;
     let outside = Outside { netlink: netlink.clone(), subscription, api, metrics };
     let result = match opened.of_relay(path, &config, &interface) {
-        Ok(source) => with_source(config, source, &interface, outside, &stop, shutdown).await,
+        Ok(source) => with_source(config, source, keep, &interface, outside, &stop, shutdown).await,
         Err(error) => Err(error),
     };
     match &result {
+        _ if keep.leaves() => {
+            info!("program, sessions and interface are kept for the next start: data goes on")
+        }
         Ok(()) => interface.remove(&netlink).await,
         Err(_) => interface.undo(&netlink).await,
     }
@@ -91,29 +99,50 @@ struct Outside {
 async fn with_source(
     config: Config,
     source: Source,
+    keep: &Keep,
     interface: &Interface,
     outside: Outside,
     stop: &CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let desired = source.desired();
-    let pin_dir = config.relay.pin_dir.clone();
-    let loaded = program::load(&config, &outside.netlink).await?;
-    let adopted = loaded.adopted;
+    let change = source.desired();
+    let relay = config.relay.clone();
+    let saved = saved(&relay);
+    let (loaded, program) = program::load(&config, &outside.netlink, saved.is_complete()).await?;
+    let adopted = loaded.left.is_some() || loaded.replaces;
     let (proofs, proven) = mpsc::channel(1);
     let (interface, netlink) = (interface.clone(), outside.netlink.clone());
-    let started = Engine::new(config, loaded, interface, netlink, desired, proofs, stop.clone()).await;
-    let started =
-        started.and_then(|engine| privileges::drop(|| program::can_use_pins(&pin_dir)).map(|()| engine));
-    let result = match started {
-        Ok((engine, events)) => serve(engine, events, source, proven, outside, stop, shutdown).await,
+    let start = Start { config, loaded, interface, netlink, change, proofs, keep: keep.clone(), saved };
+    let started = async {
+        let (mut engine, events) = Engine::new(start, stop.clone()).await?;
+        engine.attached(program.attach(relay.xdp_mode, &outside.netlink).await?).await;
+        privileges::drop(|| program::can_use_pins(&relay.pin_dir))?;
+        anyhow::Ok((engine, events))
+    };
+    let result = match started.await {
+        Ok((engine, events)) => {
+            keep.forwarding();
+            serve(engine, events, source, proven, outside, stop, shutdown).await
+        }
         // What an earlier run has left goes on without us, for the next try.
         Err(error) if adopted => return Err(error),
         Err(error) => Err(error),
     };
-    let unloaded = program::unload(&pin_dir);
+    if keep.leaves() {
+        return result;
+    }
+    let unloaded = program::unload(&relay.pin_dir);
     result?;
     unloaded.map(|_| ())
+}
+
+/// What an earlier run has saved. It spares hosts some waiting, and the relay can do without.
+fn saved(relay: &Relay) -> Saved {
+    let file = Saved::file(&relay.state_dir, &relay.interface);
+    Saved::read(&file).unwrap_or_else(|error| {
+        warn!("{error:#}: it is not used, and replaced");
+        Saved::default()
+    })
 }
 
 /// Starts all tasks, waits for `shutdown` or for the first that fails, and ends the others.

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The word of a slot that holds the index.
-const LAST: usize = size_of::<Session>() / size_of::<u64>() - 1;
+pub(crate) const LAST: usize = size_of::<Session>() / size_of::<u64>() - 1;
 /// The words of the counters.
 const PACKETS: usize = std::mem::offset_of!(Session, packets) / size_of::<u64>();
 const _: () = assert!(std::mem::offset_of!(Session, packets).is_multiple_of(size_of::<u64>()));
@@ -73,8 +73,9 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
         // enough.
         let mut second = Vec::new();
         for at in 0..slots.len() {
-            let Session { index, .. } = slots.read(at);
-            if index != 0 {
+            // Of a free slot nothing else is read: there are very many.
+            if slots.words(at)[LAST].load(Relaxed) != 0 {
+                let Session { index, .. } = slots.read(at);
                 second.extend(sessions.insert(index, (at, Owner::default())).map(|(at, _)| at));
             }
         }
@@ -137,6 +138,11 @@ impl<Owner: Copy + Default> SessionTable<Owner> {
     /// What a session has carried so far; nothing if there is none.
     pub fn traffic(&self, index: u32) -> Traffic {
         self.sessions.get(&index).map_or_else(Traffic::default, |(at, _)| self.counted(*at))
+    }
+
+    /// Whether a session with this index stands in the table.
+    pub fn contains(&self, index: u32) -> bool {
+        self.sessions.contains_key(&index)
     }
 
     /// All that stands in the table.

@@ -22,7 +22,7 @@ use crate::netlink::Netlink;
 /// How long a call to WireGuard may take before it is given up.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long wireguard-go may take to come up.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A device that this process may configure.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ impl Handle {
     /// Makes the device: by the kernel or, where that has no WireGuard, by wireguard-go.
     pub(crate) async fn create(interface: &str, netlink: &Netlink) -> Result<Self> {
         let name = parse(interface)?;
-        let result = start_any(interface, name).await;
+        let result = start_any(interface, name, netlink).await;
         if result.is_err() && netlink.ifindex(interface).await.is_ok() {
             // Half made.
             let _ = netlink.delete(interface).await;
@@ -104,7 +104,7 @@ pub(crate) fn userspace_program() -> String {
     std::env::var("WG_USERSPACE_IMPLEMENTATION").unwrap_or_else(|_| "wireguard-go".to_owned())
 }
 
-async fn start_any(interface: &str, name: InterfaceName) -> Result<Backend> {
+async fn start_any(interface: &str, name: InterfaceName, netlink: &Netlink) -> Result<Backend> {
     let kernel = call("create", move || DeviceUpdate::new().apply(&name, Backend::Kernel)).await;
     let Err(kernel) = kernel else { return Ok(Backend::Kernel) };
     let program = userspace_program();
@@ -114,6 +114,8 @@ async fn start_any(interface: &str, name: InterfaceName) -> Result<Backend> {
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .kill_on_drop(true)
+        // It may outlive us: Ctrl-C is not for it.
+        .process_group(0)
         .status();
     let status = tokio::time::timeout(START_TIMEOUT, started).await;
     match status {
@@ -122,6 +124,8 @@ async fn start_any(interface: &str, name: InterfaceName) -> Result<Backend> {
             "the kernel has no WireGuard ({}) and {program} is not installed: install the kernel module or `wireguard-go`",
             kernel.root_cause()
         ),
+        // Of a start that was killed it may come up in this very moment.
+        _ if netlink.ifindex(interface).await.is_ok() => {}
         _ => bail!(
             "{program} could not create {interface}: is /dev/net/tun there, and does CAP_NET_ADMIN hold?"
         ),

@@ -67,6 +67,8 @@ pub fn run_with_input(command: &mut Command, input: &str) -> String {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// Its end was seen.
+    waited: bool,
     log: PathBuf,
 }
 
@@ -78,7 +80,8 @@ impl Process {
         let file = File::create(&log).unwrap_or_else(|error| panic!("create {}: {error}", log.display()));
         let both = (file.try_clone().expect("duplicate a file"), file);
         let child = command.stdin(Stdio::null()).stdout(both.0).stderr(both.1).spawn();
-        Self { child: child.unwrap_or_else(|error| panic!("start {command:?}: {error}")), log }
+        let child = child.unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        Self { child, waited: false, log }
     }
 
     /// Its process id.
@@ -93,7 +96,9 @@ impl Process {
 
     /// Its exit status if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("ask for a child's status")
+        let status = self.child.try_wait().expect("ask for a child's status");
+        self.waited |= status.is_some();
+        status
     }
 
     /// Sends a signal and waits for the end.
@@ -109,9 +114,10 @@ impl Process {
         })
     }
 
-    fn signal(&mut self, signal: Signal) {
-        // A child that was not waited for keeps its id, so this can't hit another process.
-        if self.ended().is_none() {
+    /// Sends a signal, unless its end has been seen. A child that was not waited for keeps its id, so this can't hit another
+    /// process.
+    pub fn signal(&self, signal: Signal) {
+        if !self.waited {
             let _ = kill_process(Pid::from_child(&self.child), signal);
         }
     }

@@ -189,6 +189,13 @@ impl Host {
         self.peers.insert(key, peer);
     }
 
+    /// Forgets its sessions with a peer, so that the next packet to it begins a handshake.
+    pub fn forget_peer(&self, other: &Host) {
+        let key = &other.keys.public;
+        run(self.namespace.command("wg").args(["set", &self.interface, "peer", key, "remove"]));
+        self.apply_peer(key, &self.peers[key]);
+    }
+
     fn apply_peer(&self, key: &str, peer: &Peer) {
         let mut set = self.namespace.command("wg");
         set.args(["set", &self.interface, "peer", key]);

@@ -5,11 +5,13 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     process::{Command, ExitStatus, Output},
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustix::process::Signal;
 use serde::Deserialize;
 
@@ -53,6 +55,18 @@ impl Member {
     pub fn at(host: &Host, endpoints: &[SocketAddr]) -> Self {
         Self { relayed: false, endpoints: endpoints.to_vec(), ..Self::relayed(host) }
     }
+
+    /// A relayed host that is nowhere.
+    pub fn invented() -> Self {
+        let key: [u8; 32] = std::array::from_fn(|_| fastrand::u8(1..));
+        let public_key = STANDARD.encode(key);
+        Self {
+            name: format!("invented-{:08x}", fastrand::u32(..)),
+            public_key,
+            relayed: true,
+            endpoints: Vec::new(),
+        }
+    }
 }
 
 /// wgrelay, its configuration and its namespace.
@@ -76,6 +90,10 @@ pub struct Relay {
     pub control: String,
     /// What the configuration says otherwise than by default: pairs of a text in it and what stands there instead.
     pub changes: Vec<(String, String)>,
+    /// What the configuration says of what is kept at the end.
+    pub keep: Option<bool>,
+    /// The program, if it is another than the one under test.
+    pub binary: Option<PathBuf>,
     process: Option<Process>,
     runs: u32,
 }
@@ -112,6 +130,8 @@ impl Relay {
             members: Vec::new(),
             control: String::new(),
             changes: Vec::new(),
+            keep: None,
+            binary: None,
             process: None,
             runs: 0,
         }
@@ -131,6 +151,16 @@ impl Relay {
     /// Where wgrelay pins its maps.
     pub fn pins(&self) -> PathBuf {
         self.namespace.lab().id().bpffs().join(self.namespace.role())
+    }
+
+    /// Its state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.named("state")
+    }
+
+    /// The file with what outlives a reboot.
+    pub fn state_file(&self) -> PathBuf {
+        self.state_dir().join(format!("relay-{}.json", self.interface))
     }
 
     /// Its control socket.
@@ -158,7 +188,8 @@ policy = "members"
 deny = []
 pin_dir = "{}"
 socket = "{}"
-
+state_dir = "{}"
+{}
 [metrics]
 listen = "{METRICS}"
 
@@ -172,6 +203,8 @@ sessions = 65536
             self.attach,
             self.pins().display(),
             self.socket().display(),
+            self.state_dir().display(),
+            self.keep.map(|keep| format!("keep = {keep}\n")).unwrap_or_default(),
         );
         for member in &self.members {
             let Member { name, public_key, relayed, endpoints } = member;
@@ -204,7 +237,8 @@ sessions = 65536
 
     /// The command that runs it.
     pub fn command(&self) -> Command {
-        let mut command = self.namespace.command(&wgrelay().to_string_lossy());
+        let binary = self.binary.clone().unwrap_or_else(wgrelay);
+        let mut command = self.namespace.command(&binary.to_string_lossy());
         command.arg("run").arg("--config").arg(self.file());
         command
     }
@@ -239,6 +273,74 @@ sessions = 65536
     #[track_caller]
     pub fn stop(&mut self, signal: Signal) -> ExitStatus {
         self.process.take().expect("wgrelay runs").stop(signal)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("wgrelay runs").signal(signal);
+    }
+
+    /// Stops it with a signal, and starts it again.
+    #[track_caller]
+    pub fn restart(&mut self, signal: Signal) {
+        self.stop(signal);
+        self.start();
+    }
+
+    /// Starts it and kills it soon after, wherever it is by then.
+    #[track_caller]
+    pub fn start_and_kill(&mut self, after: Duration) {
+        self.write_configuration();
+        self.runs += 1;
+        let process = Process::start(&mut self.command(), self.named(&format!("{}.log", self.runs)));
+        std::thread::sleep(after);
+        process.stop(Signal::KILL);
+    }
+
+    /// `wgrelay unload`: what it printed.
+    #[track_caller]
+    pub fn unload(&self) -> String {
+        let mut command = self.namespace.command(&wgrelay().to_string_lossy());
+        run(command.arg("unload").arg("--pin-dir").arg(self.pins()))
+    }
+
+    /// What it has said since its last start.
+    pub fn said(&self) -> String {
+        self.process.as_ref().expect("wgrelay runs").printed()
+    }
+
+    /// How often it has taken over another configuration since its last start.
+    pub fn taken_over(&self) -> usize {
+        self.said().matches("configuration taken over").count()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("wgrelay runs").id()
+    }
+
+    /// The id of the XDP program on its first interface.
+    #[track_caller]
+    pub fn program_id(&self) -> u64 {
+        let links = self.namespace.ip(&format!("-j link show {}", self.attach[0]));
+        let links: serde_json::Value = serde_json::from_str(&links).expect("ip prints JSON");
+        let id = links[0]["xdp"]["prog"]["id"].as_u64();
+        id.unwrap_or_else(|| panic!("no XDP program: {links}"))
+    }
+
+    /// Its pinned links and their inodes, which are others if they were made anew.
+    #[track_caller]
+    pub fn links(&self) -> Vec<(String, u64)> {
+        let mut links: Vec<_> = self.pinned().filter(|(name, _)| name.starts_with("link-")).collect();
+        links.sort();
+        links
+    }
+
+    /// All that it has pinned, by name and inode.
+    fn pinned(&self) -> impl Iterator<Item = (String, u64)> {
+        let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+        let pins = entries(self.pins()).flat_map(move |version| entries(version.path()));
+        pins.map(|pin| (pin.file_name().to_string_lossy().into_owned(), pin.metadata().expect("a pin").ino()))
     }
 
     /// What it is called.
@@ -362,6 +464,10 @@ pub struct Status {
     pub xdp: Vec<Attachment>,
     /// Members in the file.
     pub members: u64,
+    /// Handshakes under way.
+    pub pending: u64,
+    /// How full tables are.
+    pub maps: Vec<MapUse>,
     /// Relayed members with a known endpoint.
     pub registered: u64,
     /// Relayed sessions (pairs of directions).
@@ -378,6 +484,15 @@ pub struct Status {
     pub next_hops: NextHops,
     /// The configuration file.
     pub source: Source,
+}
+
+/// How full a table is.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MapUse {
+    /// Its name.
+    pub map: String,
+    /// Entries in use.
+    pub used: u64,
 }
 
 /// An interface with the XDP program.
@@ -438,6 +553,8 @@ pub struct NextHops {
 pub struct Source {
     /// Why the last change was refused.
     pub error: Option<String>,
+    /// What only a restart applies.
+    pub needs_restart: Vec<String>,
 }
 
 /// An element of `wgrelay hosts --json`.

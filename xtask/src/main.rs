@@ -75,6 +75,9 @@ enum Task {
         /// Print the result as one JSON object, as the last line
         #[arg(long)]
         json: bool,
+        /// Show instead that hosts that talk lose nothing while the relay is stopped, killed, upgraded and reloaded
+        #[arg(long, conflicts_with = "fleet")]
+        restart: bool,
         /// Show instead two relays that share etcd: hosts join by key, one relay is lost, its hosts move to the other
         #[arg(long)]
         fleet: bool,
@@ -153,13 +156,14 @@ fn perform(task: Task) -> Result<()> {
             let program = build::host("wgrelay", release)?;
             process::replace(Command::new(program).arg("run").args(arguments))
         }
-        Task::Demo { json, fleet } => {
+        Task::Demo { json, restart, fleet } => {
             let tools = setup::setup(&workspace, &[Bpf, Lab])?;
             build::object(&workspace, &tools)?;
             let wgrelay = build::host("wgrelay", false)?;
             let mut demo = Command::new(build::host("demo", false)?);
             demo.env("WGRELAY_BIN", wgrelay);
-            process::replace(demo.args(json.then_some("--json")).args(fleet.then_some("--fleet")))
+            demo.args(restart.then_some("--restart")).args(fleet.then_some("--fleet"));
+            process::replace(demo.args(json.then_some("--json")))
         }
         Task::Fuzz(arguments) => process::replace(&mut fuzz::command(&workspace, &arguments)?),
         Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),

@@ -32,6 +32,7 @@ pub(super) struct File {
     path: PathBuf,
     config: Config,
     admission: Admission,
+    keep: Option<bool>,
     /// What is wanted, if the file says who the members are.
     desired: Option<Desired>,
     relay_key: PublicKey,
@@ -50,8 +51,8 @@ pub(super) fn desired(path: &Path, config: &Config, relay_key: PublicKey) -> Res
 impl File {
     /// The file that `config` was read from; `desired` if it says who the members are.
     pub fn new(path: PathBuf, config: Config, desired: Option<Desired>, relay_key: PublicKey) -> Self {
-        let admission = config.admission();
-        Self { path, config, admission, desired, relay_key, failed: false, needs_restart: Vec::new() }
+        let (admission, keep) = (config.admission(), config.relay.keep);
+        Self { path, config, admission, keep, desired, relay_key, failed: false, needs_restart: Vec::new() }
     }
 
     /// What is known of the file as a source of members right after start.
@@ -128,9 +129,9 @@ impl File {
 
     async fn take_over(&mut self, config: &Config, desired: Desired, engine: &Engine) {
         let needs_restart = self.config.needs_restart(config);
-        let admission = config.admission();
+        let (admission, keep) = (config.admission(), config.relay.keep);
         let desired = self.desired.as_ref().map(|_| desired);
-        let same = desired == self.desired && admission == self.admission;
+        let same = desired == self.desired && admission == self.admission && keep == self.keep;
         if same && needs_restart == self.needs_restart && !self.failed {
             return;
         }
@@ -144,8 +145,9 @@ impl File {
         info!(file = %self.path.display(), members, "configuration taken over");
         self.failed = false;
         self.admission.clone_from(&admission);
+        self.keep = keep;
         self.needs_restart.clone_from(&needs_restart);
-        engine.tell(Request::Configured(Configured { admission, needs_restart })).await;
+        engine.tell(Request::Configured(Configured { admission, keep, needs_restart })).await;
         if let Some(desired) = desired {
             self.desired = Some(desired.clone());
             engine.tell(Request::Change(Change { desired, source: self.state() })).await;

@@ -210,8 +210,20 @@ impl Engine {
         for (id, next_hop) in self.next_hops.retain(|flow| in_use.contains(&flow)) {
             self.maps.write_next_hop(id, next_hop);
         }
+        self.remove_unknown_sessions();
+        self.save().await;
+    }
+
+    /// Removes from the maps what the tracker does not know; what it has carried is kept.
+    pub(super) fn remove_unknown_sessions(&mut self) {
         let tracker = &self.tracker;
-        self.maps.retain_sessions(|index| tracker.session_by_index(index).is_some());
+        let removed = self.maps.retain_sessions(|index| tracker.session_by_index(index).is_some());
+        for (ledger, [there, back]) in removed {
+            let (initiator, responder) =
+                (MemberId::of_map(ledger.initiator), MemberId::of_map(ledger.responder));
+            self.account(initiator, responder, there);
+            self.account(responder, initiator, back);
+        }
     }
 
     pub(super) fn check<T>(&mut self, result: Result<T, aya::maps::MapError>, what: &str) {

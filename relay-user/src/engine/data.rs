@@ -13,6 +13,7 @@ use crate::{
     path_mtu::TooBig,
     slow_path::{Refusal, forward, receiver_index},
     sockets::Received,
+    totals::MemberTraffic,
 };
 
 /// Bytes of an IP header without options, and of the UDP header after it.
@@ -60,11 +61,14 @@ impl Engine {
 
     /// Adds to the members' totals what no live session's counters hold.
     pub(super) fn account(&mut self, from: Option<MemberId>, to: Option<MemberId>, traffic: Traffic) {
+        if traffic == Traffic::default() {
+            return;
+        }
         if let Some(id) = from {
-            self.beside.entry(id).or_default().sent += traffic;
+            self.maps.totals.add(id, MemberTraffic { sent: traffic, ..MemberTraffic::default() });
         }
         if let Some(id) = to {
-            self.beside.entry(id).or_default().received += traffic;
+            self.maps.totals.add(id, MemberTraffic { received: traffic, ..MemberTraffic::default() });
         }
     }
 

@@ -7,7 +7,7 @@ use relay_ebpf::{
     tables,
 };
 
-use super::{Engine, MemberTraffic};
+use super::Engine;
 use crate::{
     clock,
     members::{MemberId, Place},
@@ -15,6 +15,7 @@ use crate::{
         Handshakes, Host, MapUse, NextHopUse, ReasonCount, SessionDirection, Source, Status, Userspace,
         XdpInterface,
     },
+    totals::MemberTraffic,
 };
 
 impl Engine {
@@ -98,32 +99,35 @@ impl Engine {
         }
     }
 
-    pub(super) fn hosts(&self) -> Vec<Host> {
-        let mut live: HashMap<MemberId, (usize, MemberTraffic)> = HashMap::new();
+    /// How many live sessions each member has, and all that was forwarded for it.
+    pub(super) fn traffic(&self) -> HashMap<MemberId, (usize, MemberTraffic)> {
+        let totals = self.maps.totals.iter().map(|(member, total)| (member, (0, total)));
+        let mut all: HashMap<MemberId, (usize, MemberTraffic)> = totals.collect();
         for session in self.tracker.sessions() {
             let (initiator, responder) = (session.initiator, session.responder);
             for (from, to) in [(initiator, responder), (responder, initiator)] {
                 let traffic = self.maps.traffic(to.index);
                 if let Some(id) = from.member {
-                    let (sessions, total) = live.entry(id).or_default();
+                    let (sessions, total) = all.entry(id).or_default();
                     *sessions += 1;
                     total.sent += traffic;
                 }
                 if let Some(id) = to.member {
-                    live.entry(id).or_default().1.received += traffic;
+                    all.entry(id).or_default().1.received += traffic;
                 }
             }
         }
+        all
+    }
+
+    pub(super) fn hosts(&self) -> Vec<Host> {
+        let traffic = self.traffic();
         let mut hosts: Vec<Host> = self
             .desired
             .members
             .iter()
             .map(|(id, member)| {
-                let (sessions, mut total) = live.get(&id).copied().unwrap_or_default();
-                if let Some(beside) = self.beside.get(&id) {
-                    total.sent += beside.sent;
-                    total.received += beside.received;
-                }
+                let (sessions, total) = traffic.get(&id).copied().unwrap_or_default();
                 Host {
                     name: member.name.to_string(),
                     public_key: member.public_key.to_string(),

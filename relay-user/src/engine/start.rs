@@ -8,42 +8,69 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use rand::{SeedableRng as _, rngs::StdRng};
-use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX, Session as Entry};
+use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{Change, Engine, Proofs, Reads, notices::Notices};
+use super::{Change, Engine, Proofs, Reads, notices::Notices, saving::Saving};
 use crate::{
     clock,
     config::Config,
     forwarding::{Locals, restore},
-    handshake::{Action, Limits, Quotas, Settings, Tracker},
+    handshake::{Action, Limits, Quotas, Session, Settings, Tracker},
     interface::Interface,
-    members::MemberId,
+    keep::Keep,
+    left::Left,
+    maps::Traffic,
+    members::{MemberId, Place, PublicKey, unusable},
     netlink::Netlink,
     next_hops::{NOWHERE, NextHops},
-    program::Loaded,
+    program::{Attached, Loaded},
     rates::Rates,
     registrar::Registrar,
+    saved::{Saved, Seen},
     status::Userspace,
+    totals::MemberTraffic,
 };
 
+/// What an engine begins with.
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// The maps, and what an earlier run has left in them.
+    pub loaded: Loaded,
+    /// The relay's WireGuard interface.
+    pub interface: Interface,
+    /// The kernel's routes.
+    pub netlink: Netlink,
+    /// Who is who.
+    pub change: Change,
+    /// Who wants to know of peers that have shown themselves and are no members yet.
+    pub proofs: Proofs,
+    /// What becomes of it all at the end.
+    pub keep: Keep,
+    /// What an earlier run has saved.
+    pub saved: Saved,
+}
+
+/// Maps of an earlier run that the program goes on with until ours is attached.
+pub(super) struct Replaced {
+    left: Left,
+    /// Sessions whose counters begin anew in ours.
+    counted: Vec<Ledger>,
+}
+
 impl Engine {
-    /// Takes over the loaded program, and what an earlier run has left in its maps.
-    pub async fn new(
-        config: Config,
-        loaded: Loaded,
-        interface: Interface,
-        netlink: Netlink,
-        Change { desired, source }: Change,
-        proofs: Proofs,
-        stop: CancellationToken,
-    ) -> Result<(Self, RingBuf<MapData>)> {
-        let Loaded { mut maps, mut events, sockets, attached, adopted } = loaded;
+    /// Fills the maps of the loaded program, with what an earlier run has left to begin with. It is not attached yet:
+    /// [`Self::attached`] has to follow.
+    pub async fn new(start: Start, stop: CancellationToken) -> Result<(Self, RingBuf<MapData>)> {
+        let Start { config, loaded, interface, netlink, change, proofs, keep, saved } = start;
+        let Change { desired, source } = change;
+        let Loaded { mut maps, mut events, sockets, left, interfaces: ports, replaces } = loaded;
         let now = clock::now();
         let table = maps.locals().context("read the relay's addresses of an earlier run")?;
-        let (left, ledger) = maps.sessions();
-        let in_use: HashSet<u16> = left.values().map(|direction| direction.next_hop).collect();
+        let in_use: HashSet<u16> =
+            left.iter().flat_map(Left::sessions).map(|direction| direction.next_hop).collect();
         let admission = config.admission();
         let settings = Settings {
             public_key: interface.public_key(),
@@ -60,17 +87,22 @@ impl Engine {
             },
         };
         let rates = Rates::adopt(maps.rates());
-        let ports: Vec<u32> = attached.iter().map(|a| a.ifindex).collect();
         maps.write_tx_ports(&ports).context("write the egress interfaces")?;
         maps.forget_all().context("clear the handshakes of an earlier run")?;
-        if adopted {
+        if let Some(left) = &left {
             // Messages that came while nobody was there have been repeated since.
             while events.next().is_some() {}
             for id in (1..NEXT_HOPS_MAX as u16).filter(|id| !in_use.contains(id)) {
                 maps.write_next_hop(id, NOWHERE);
             }
+            maps.totals.adopt(left.totals.iter().copied());
         }
+        if left.is_none() || replaces || saved.knows_better(&clock::moment()) {
+            maps.totals.adopt(totals(&saved));
+        }
+        maps.totals.retain(|id| desired.members.member(id).is_some());
         interface.set_peers(&desired.peers).await?;
+        let file = Saved::file(&config.relay.state_dir, &config.relay.interface);
         let mut engine = Self {
             tracker: Tracker::new(settings, StdRng::from_os_rng()),
             locals: Locals::assign(&table, &config.relay.addresses),
@@ -81,15 +113,17 @@ impl Engine {
             registrar: Registrar::start(interface.clone(), desired.peers.clone(), stop),
             interface,
             proofs,
-            attached,
+            attached: Vec::new(),
             desired,
             source,
             handshakes: HashMap::new(),
-            beside: HashMap::new(),
             endpoints: maps.endpoints(),
             maps,
             rates,
             admission,
+            keep,
+            saving: Saving::new(file, saved.clone()),
+            left: None,
             needs_restart: Vec::new(),
             not_configured: None,
             counts: Userspace::default(),
@@ -98,54 +132,110 @@ impl Engine {
             notices: Notices::default(),
             resync: false,
         };
+        engine.call().await;
         // Before any session is written.
         engine.apply_rates();
         engine.write_admission();
         engine.read_neighbours().await?;
-        engine.restore(&left, &ledger, &Locals::read(&table)).await?;
+        engine.restore(left, &saved, &Locals::read(&table)).await?;
         // Hosts may have moved while nobody looked: their sessions follow.
         let peers = engine.interface.peers().await?;
         engine.take_in(peers).await;
         Ok((engine, events))
     }
 
+    /// Has WireGuard call the hosts that it does not know of where they were last seen.
+    async fn call(&self) {
+        let wanted = |key: &PublicKey| {
+            let member = self.desired.members.member(key.id());
+            member.is_some_and(|member| member.public_key == *key && member.place == Place::Relayed)
+        };
+        let called = self.desired.peers.keys().filter(|key| wanted(key)).filter_map(|key| {
+            let Seen { endpoint, .. } = *self.saving.seen.get(&key.id())?;
+            let reached = unusable(endpoint).is_none()
+                && !self.admission.filter.denies(endpoint.ip())
+                && !self.config.relay.addresses.contains(&endpoint.ip());
+            reached.then_some((*key, endpoint))
+        });
+        match self.interface.call(&called.collect()).await {
+            Ok(0) => {}
+            Ok(hosts) => info!(hosts, "called where they were last seen"),
+            Err(error) => warn!("{error:#}: hosts have to come back by themselves"),
+        }
+    }
+
     /// Puts back the sessions that an earlier run has left, as far as they are still allowed, and removes the rest.
-    /// `locals` are the relay's addresses by the keys that those sessions name.
-    async fn restore(
-        &mut self,
-        left: &HashMap<u32, Entry>,
-        ledger: &[Ledger],
-        locals: &Locals,
-    ) -> Result<()> {
+    /// `locals` are the relay's addresses by the keys that sessions in maps name.
+    async fn restore(&mut self, left: Option<Left>, saved: &Saved, locals: &Locals) -> Result<()> {
         let now = clock::now();
         let mut actions = Vec::new();
         self.tracker.set_members(now, Arc::clone(&self.desired.members), &mut actions);
-        let mut kept = 0;
-        for ledger in ledger {
-            let both = left.get(&ledger.responder_index).zip(left.get(&ledger.initiator_index));
-            let session = both.and_then(|(there, back)| restore(there, back, ledger, locals));
-            if let Some(session) = session
-                && self.tracker.restore(session)
-            {
-                actions.push(Action::Open(session));
-                kept += 1;
+        let of_maps = left.iter().flat_map(|left| {
+            left.ledger.iter().filter_map(|ledger| {
+                let (there, back) =
+                    (left.session(ledger.responder_index)?, left.session(ledger.initiator_index)?);
+                restore(&there, &back, ledger, locals)
+            })
+        });
+        // Of what is in both the maps come first.
+        let of_file = saved.sessions(&clock::moment(), self.config.relay.port);
+        let mut kept: Vec<Session> = Vec::new();
+        for session in of_maps.chain(of_file) {
+            if self.tracker.restore(session) {
+                kept.push(session);
             }
         }
+        actions.extend(kept.iter().copied().map(Action::Open));
         // First those go that name an address which is the relay's no more, then another address may take its key.
-        self.maps.retain_sessions(|index| self.tracker.session_by_index(index).is_some());
+        self.remove_unknown_sessions();
         self.maps.write_locals(&self.locals.table()).context("write the relay's addresses")?;
+        self.left = left.map(|left| {
+            let anew = left.ledger.iter().filter(|ledger| !self.maps.has_session(ledger.responder_index));
+            let counted = anew.copied().collect();
+            Replaced { left, counted }
+        });
         for (endpoint, member) in self.endpoints.clone() {
             self.tracker.set_endpoint(now, MemberId(member), Some(endpoint.into()), &mut actions);
+        }
+        // Who has a live session was seen no longer ago than that.
+        for side in kept.iter().flat_map(|session| [session.initiator, session.responder]) {
+            if let Some(member) = side.member.filter(|member| self.tracker.endpoint_of(*member).is_none()) {
+                self.tracker.set_endpoint(now, member, Some(side.endpoint), &mut actions);
+            }
         }
         self.tracker.expire(now, &mut actions);
         self.carry_out(actions).await;
         self.reconcile_endpoints();
-        for (id, next_hop) in self.next_hops.release_reserved() {
-            self.maps.write_next_hop(id, next_hop);
-        }
-        if !left.is_empty() {
-            info!(sessions = kept, "sessions of an earlier run taken over");
+        if !kept.is_empty() {
+            info!(sessions = kept.len(), "sessions of an earlier run taken over");
         }
         Ok(())
     }
+
+    /// The program is attached: whatever went on with the maps of an earlier run has ended.
+    pub async fn attached(&mut self, attached: Vec<Attached>) {
+        self.attached = attached;
+        if let Some(Replaced { left, counted }) = self.left.take() {
+            for Ledger { initiator, responder, initiator_index, responder_index, .. } in counted {
+                let (initiator, responder) = (MemberId::of_map(initiator), MemberId::of_map(responder));
+                self.account(initiator, responder, left.traffic(responder_index));
+                self.account(responder, initiator, left.traffic(initiator_index));
+            }
+        }
+        for (id, next_hop) in self.next_hops.release_reserved() {
+            self.maps.write_next_hop(id, next_hop);
+        }
+        // Hosts that were called may have answered before the program could tell.
+        self.reads.hint(clock::now());
+        self.save().await;
+    }
+}
+
+/// What was forwarded for members, as it was saved.
+fn totals(saved: &Saved) -> impl Iterator<Item = (MemberId, MemberTraffic)> {
+    let traffic = |(packets, bytes)| Traffic { packets, bytes };
+    saved.hosts().filter_map(move |(key, host)| {
+        let total = MemberTraffic { sent: traffic(host.sent), received: traffic(host.received) };
+        (total != MemberTraffic::default()).then_some((key.id(), total))
+    })
 }

@@ -27,10 +27,13 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use self::{
     directory::EndpointChanges,
     outcome::{Outcome, Outcomes},
     pending::Quotas,
+    sessions::LIFETIME,
     tracker::{Limits, Settings, Tracker},
 };
 use crate::members::MemberId;
@@ -52,7 +55,7 @@ pub struct Datagram {
 }
 
 /// One side of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Side {
     /// The index that this side chose: the receiver index of what is sent *to* it.
     pub index: u32,
@@ -66,7 +69,7 @@ pub struct Side {
 
 /// A proven WireGuard session between two hosts. It stands in `SESSIONS` as two entries: the key `responder.index`
 /// carries packets from `initiator.endpoint` to `responder.endpoint`, the key `initiator.index` the other way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// The side that sent the initiation.
     pub initiator: Side,

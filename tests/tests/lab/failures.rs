@@ -7,7 +7,6 @@ use relay_tests::{
     command::program,
     relay::{PORT, wgrelay},
 };
-use rustix::process::Signal;
 
 /// Nothing of wgrelay is there: no process, no interface, no XDP program, no pins, no socket.
 #[track_caller]
@@ -99,20 +98,6 @@ fn with_an_occupied_port() {
     let said = refusal(&world, &mut world.relay.command());
     names(&said, &[&PORT.to_string()]);
     assert_nothing_is_left(&world);
-}
-
-#[test]
-fn with_pins_of_other_sizes() {
-    let mut world = World::new();
-    world.relay.start();
-    world.relay.stop(Signal::KILL);
-    let before = files_below(&world.relay.pins());
-    assert!(!before.is_empty(), "a killed relay leaves its pins");
-    world.relay.changes = vec![("sessions = 65536".into(), "sessions = 1024".into())];
-    world.relay.write_configuration();
-    let said = refusal(&world, &mut world.relay.command());
-    names(&said, &["SESSIONS", &world.relay.pins().display().to_string()]);
-    assert_eq!(files_below(&world.relay.pins()), before, "the pins of a running program stay");
 }
 
 #[test]

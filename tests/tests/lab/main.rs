@@ -13,6 +13,7 @@ mod package;
 mod path_mtu;
 mod premises;
 mod rates;
+mod restart;
 mod seeing;
 mod talking;
 mod uplinks;

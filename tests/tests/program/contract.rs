@@ -8,6 +8,7 @@ use relay_ebpf::{
     reason::COUNTERS_LEN,
     tables::{
         self, Address, Budgets, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session, Source,
+        Total,
     },
 };
 
@@ -39,6 +40,7 @@ fn the_maps_are_those_of_the_contract() {
         (tables::slots(tables::SESSIONS_DEFAULT), tables::ledger_entries(tables::SESSIONS_DEFAULT));
     let session = (MapType::Array, 4, size_of::<Session>(), slots);
     let ledger = (MapType::Array, 4, size_of::<Ledger>(), entries);
+    let totals = (MapType::Array, 4, size_of::<Total>(), tables::ENDPOINTS_DEFAULT);
     let seed = (MapType::Array, 4, 8, 1);
     let pending = (MapType::Hash, 4, size_of::<Endpoint>(), tables::PENDING_DEFAULT);
     let endpoints = (MapType::Hash, size_of::<Endpoint>(), size_of::<Known>(), tables::ENDPOINTS_DEFAULT);
@@ -53,8 +55,8 @@ fn the_maps_are_those_of_the_contract() {
     let events = (MapType::RingBuf, 0, 0, tables::EVENTS_BYTES);
     let hints = (MapType::PerCpuArray, 4, 8, tables::HINTS_LEN);
     let wanted = [
-        session, ledger, seed, pending, endpoints, sources, budgets, prefixes, rates, next_hops, tx_ports,
-        locals, counters, events, hints,
+        session, ledger, totals, seed, pending, endpoints, sources, budgets, prefixes, rates, next_hops,
+        tx_ports, locals, counters, events, hints,
     ];
     for (name, wanted) in tables::ALL.into_iter().zip(wanted) {
         assert_eq!(shape(&ebpf, name), wanted, "{name}");

@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: the relay at work, from the outside.
 
 mod fleet;
+mod restart;
 
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
@@ -19,6 +20,9 @@ struct Arguments {
     /// Print the result as one JSON object, as the last line.
     #[arg(long)]
     json: bool,
+    /// Show instead that hosts that talk lose nothing while the relay is stopped, killed, upgraded and reloaded.
+    #[arg(long, conflicts_with = "fleet")]
+    restart: bool,
     /// Show instead two relays that share etcd, hosts that join them, and the loss of one relay.
     #[arg(long)]
     fleet: bool,
@@ -64,6 +68,10 @@ fn main() -> ExitCode {
     let shown = std::panic::catch_unwind(|| {
         if arguments.fleet {
             let (outcome, text) = fleet::show();
+            return (outcome.ok, text, json(&outcome));
+        }
+        if arguments.restart {
+            let (outcome, text) = restart::show();
             return (outcome.ok, text, json(&outcome));
         }
         let (outcome, metrics) = show();
