@@ -17,6 +17,7 @@ use toml::Spanned;
 use crate::{
     admission::{Admission, Filter, Packets, Work},
     members::{Member, Members, MembersError, OtherRelay, Place, Policy, PublicKey, RateLimit, unusable},
+    turn::config::TurnConfig,
 };
 
 mod control;
@@ -41,6 +42,8 @@ pub struct Config {
     /// Where the members come from.
     #[serde(default)]
     pub control: Control,
+    /// The TURN server, if there is to be one.
+    pub turn: Option<TurnConfig>,
     /// The other relays of the networks.
     #[serde(default, rename = "other_relay")]
     other_relays: Vec<Spanned<OtherRelayEntry>>,
@@ -272,6 +275,7 @@ impl Config {
         config
             .check_relay()
             .and_then(|()| config.check_control())
+            .and_then(|()| config.turn.as_ref().map_or(Ok(()), |turn| turn.check(config.relay.port)))
             .map_err(|(field, reason)| (field_span(text, field), reason))?;
         // The members are checked with a key that no member can have: the real one is checked against at start.
         config.members(PublicKey([0; 32])).map_err(|(span, error)| (Some(span), error))?;
@@ -416,6 +420,11 @@ impl Config {
         }
     }
 
+    /// The port of the TURN server and those of relayed addresses, which the XDP program knows as constants.
+    fn turn_ports(&self) -> Option<(u16, std::ops::RangeInclusive<u16>)> {
+        self.turn.as_ref().map(|turn| (turn.port, turn.ports()))
+    }
+
     /// The settings in which `new` differs and that are fixed once the relay runs.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let (a, b) = (&self.relay, &new.relay);
@@ -433,6 +442,7 @@ impl Config {
             ("metrics", self.metrics == new.metrics),
             ("the sizes in limits", self.limits.sizes() == new.limits.sizes()),
             ("control", self.control == new.control),
+            ("the ports in turn", self.turn_ports() == new.turn_ports()),
         ]
         .into_iter()
         .filter_map(|(name, same)| (!same).then_some(name))

@@ -22,6 +22,7 @@ use crate::{
     members::{Desired, PublicKey},
     model::Name,
     serve::serve_on,
+    turn,
 };
 
 /// The source that a configuration names, before there is anything of a relay.
@@ -120,6 +121,11 @@ impl Source {
             Members::Netmaker(netmaker) => (netmaker.desired(), netmaker.state()),
         };
         Change { desired, source }
+    }
+
+    /// What the TURN server is to go by, as the file has it.
+    pub fn turn(&self) -> Result<turn::task::Wanted> {
+        self.file.turn()
     }
 
     /// Starts to follow, and to serve the API. Peers that have proven their keys come by `proofs`.

@@ -5,6 +5,7 @@
 
 mod actions;
 mod admission;
+mod channels;
 mod data;
 mod report;
 mod start;
@@ -24,7 +25,7 @@ use relay_ebpf::{
 };
 use tokio::{
     io::unix::AsyncFd,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,11 @@ use crate::{
     rates::Rates,
     registrar::Registrar,
     sockets::Sockets,
-    status::{Host, SessionDirection, Status, UnknownSource, Userspace},
+    status::{Host, SessionDirection, Status, TurnStatus, UnknownSource, Userspace},
+    turn::{
+        allocation::BothWays,
+        server::{Binding, FiveTuple},
+    },
 };
 
 /// The WireGuard interface is read this long after a hint: by then WireGuard has taken in the packet that caused it.
@@ -105,6 +110,14 @@ pub enum Request {
     Configured(Configured),
     /// The configuration file has content that can't be taken over.
     NotConfigured(String),
+    /// The TURN server has bound a channel: answered when the program forwards it.
+    Bind(Binding, oneshot::Sender<()>),
+    /// A channel has ended. The answer is what has passed by it since [`Self::ChannelTraffic`] was last answered.
+    Unbind(FiveTuple, u16, oneshot::Sender<BothWays>),
+    /// What has passed by channels since it was last asked.
+    ChannelTraffic(oneshot::Sender<Vec<(FiveTuple, BothWays)>>),
+    /// Where the TURN server says how it is.
+    TurnFigures(watch::Receiver<Option<TurnStatus>>),
     /// `GET /v1/status`
     Status(oneshot::Sender<Status>),
     /// `GET /v1/hosts`
@@ -153,6 +166,8 @@ pub struct Engine {
     /// `RATES` as it stands in the map.
     rates: Rates,
     counts: Userspace,
+    /// Channels of the TURN server.
+    channels: channels::Channels,
     started: Timestamp,
     reads: Reads,
     /// News of netlink was lost: the next sweep is a thorough one.
@@ -337,6 +352,13 @@ impl Engine {
                 self.apply_admission(admission).await;
             }
             Request::NotConfigured(error) => self.not_configured = Some(error),
+            Request::Bind(binding, answer) => {
+                self.bind(binding).await;
+                let _ = answer.send(());
+            }
+            Request::Unbind(tuple, number, answer) => drop(answer.send(self.unbind(tuple, number))),
+            Request::ChannelTraffic(answer) => drop(answer.send(self.channel_traffic())),
+            Request::TurnFigures(figures) => self.channels.figures = Some(figures),
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Hosts(answer) => drop(answer.send(self.hosts())),
             Request::Sessions(answer) => drop(answer.send(self.session_directions())),

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod channel_table;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -36,4 +37,5 @@ pub mod sockets;
 mod state_file;
 pub mod status;
 pub mod store;
+pub mod turn;
 mod wireguard;

@@ -23,6 +23,7 @@ use crate::{
     netlink::{Netlink, Subscription},
     preflight,
     program::{self, Claim},
+    turn,
 };
 
 /// How long open connections may take to end after `stop`.
@@ -67,8 +68,15 @@ async fn with_socket(
     let _ended = stop.clone().drop_guard();
     let opened = Opened::open(&config, &stop).await?;
     let interface = Interface::open(&config.relay, &netlink).await?;
-    let outside = Outside { netlink: netlink.clone(), subscription, api, metrics };
-    let result = match opened.of_relay(path, &config, &interface) {
+    let mut outside = Outside { netlink: netlink.clone(), subscription, api, metrics, turn: None };
+    let source = opened.of_relay(path, &config, &interface).and_then(|source| {
+        if let Some(turn) = &config.turn {
+            let place = turn::task::Place { addresses: config.relay.addresses.clone(), port: turn.port };
+            outside.turn = Some((place, source.turn()?));
+        }
+        Ok(source)
+    });
+    let result = match source {
         Ok(source) => with_source(config, source, &interface, outside, &stop, shutdown).await,
         Err(error) => Err(error),
     };
@@ -85,6 +93,8 @@ struct Outside {
     subscription: Subscription,
     api: UnixListener,
     metrics: Option<TcpListener>,
+    /// Where the TURN server is, if the XDP program knows of one, and what it goes by.
+    turn: Option<(turn::task::Place, turn::task::Wanted)>,
 }
 
 async fn with_source(
@@ -123,12 +133,15 @@ async fn serve(
     stop: &CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let Outside { mut subscription, api, metrics, .. } = outside;
+    let Outside { mut subscription, api, metrics, turn, .. } = outside;
     let (requests, inbox) = mpsc::channel(64);
     let (news, news_inbox) = mpsc::channel(256);
     let ask = api::Engine::new(requests);
     let mut tasks = JoinSet::new();
 
+    if let Some((place, wanted)) = turn {
+        tasks.spawn(turn::task::run(place, wanted, ask.clone(), stop.clone()));
+    }
     source.start(&mut tasks, api, &ask, proven, stop);
     let port = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = metrics {

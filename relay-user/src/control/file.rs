@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -21,6 +21,7 @@ use crate::{
     config::{Config, ConfigError},
     engine::{Change, Configured, Request, SourceState},
     members::{Desired, PublicKey},
+    turn::{server::Settings, task::Wanted},
 };
 
 /// An editor writes a file in several steps; it is read this long after something has happened.
@@ -38,6 +39,8 @@ pub(super) struct File {
     failed: bool,
     /// What was last said to need a restart.
     needs_restart: Vec<&'static str>,
+    /// What the TURN server is to go by.
+    turn: watch::Sender<Option<Settings>>,
 }
 
 /// What a configuration wants, for a relay with this key.
@@ -46,11 +49,24 @@ pub(super) fn desired(path: &Path, config: &Config, relay_key: PublicKey) -> Res
     config.members(relay_key).map(Desired::of).map_err(fault)
 }
 
+/// What the TURN server is to go by; `None` if it is switched off.
+fn turn_settings(config: &Config) -> Result<Option<Settings>> {
+    let turn = config.turn.as_ref().filter(|turn| turn.enabled);
+    turn.map(|turn| turn.settings(&config.relay.addresses)).transpose()
+}
+
 impl File {
     /// The file that `config` was read from; `desired` if it says who the members are.
     pub fn new(path: PathBuf, config: Config, desired: Option<Desired>, relay_key: PublicKey) -> Self {
         let admission = config.admission();
-        Self { path, config, admission, desired, relay_key, failed: false, needs_restart: Vec::new() }
+        let turn = watch::Sender::new(None);
+        Self { path, config, admission, desired, relay_key, failed: false, needs_restart: Vec::new(), turn }
+    }
+
+    /// What the TURN server is to go by: the configuration as it is, and as it changes.
+    pub fn turn(&self) -> Result<Wanted> {
+        self.turn.send_replace(turn_settings(&self.config)?);
+        Ok(self.turn.subscribe())
     }
 
     /// What is known of the file as a source of members right after start.
@@ -122,6 +138,16 @@ impl File {
 
     async fn take_over(&mut self, config: &Config, desired: Desired, engine: &Engine) {
         let needs_restart = self.config.needs_restart(config);
+        match turn_settings(config) {
+            Ok(settings) => {
+                _ = self.turn.send_if_modified(|turn| {
+                    let other = *turn != settings;
+                    *turn = settings;
+                    other
+                })
+            }
+            Err(fault) => error!("[turn]: {fault:#}; the TURN server goes on as it is"),
+        }
         let admission = config.admission();
         let desired = self.desired.as_ref().map(|_| desired);
         let same = desired == self.desired && admission == self.admission;

@@ -12,7 +12,7 @@ use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX, Session as Entry};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Change, Engine, Proofs, Reads};
+use super::{Change, Engine, Proofs, Reads, channels::Channels};
 use crate::{
     clock,
     config::Config,
@@ -93,6 +93,7 @@ impl Engine {
             needs_restart: Vec::new(),
             not_configured: None,
             counts: Userspace::default(),
+            channels: Channels::default(),
             started: now,
             reads: Reads::new(now),
             resync: false,

@@ -29,6 +29,7 @@ use std::{
 };
 
 pub use self::{
+    budget::Budget,
     directory::EndpointChanges,
     outcome::{Outcome, Outcomes},
     pending::Quotas,

@@ -1,0 +1,235 @@
+//! `[turn]`: what the configuration says of the TURN server.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+
+use super::{
+    credentials::{Credentials, Key},
+    guard::Rates,
+    peers::Peers,
+    server::{Quotas, Settings},
+};
+
+/// `[turn]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TurnConfig {
+    /// Whether there is a TURN server.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// The realm, which keys are made for; the server's name will do.
+    pub realm: String,
+    /// The UDP port that clients talk to.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// The first and the last port of relayed addresses.
+    #[serde(default = "default_ports")]
+    relay_ports: [u16; 2],
+    /// Users with long-term credentials.
+    #[serde(default, rename = "user")]
+    users: Vec<UserEntry>,
+    /// The file with the secret that time-limited credentials are made with.
+    pub secret_file: Option<PathBuf>,
+    /// Peers that may be sent to though they are not on the public Internet.
+    #[serde(default)]
+    allow_peers: Vec<IpNet>,
+    /// Peers that are not sent to.
+    #[serde(default)]
+    deny_peers: Vec<IpNet>,
+    /// Allocations in all.
+    #[serde(default = "default_allocations")]
+    allocations: usize,
+    /// Allocations of one user.
+    #[serde(default = "default_per_user")]
+    allocations_per_user: usize,
+    /// Peers that one allocation may permit, and channels that it may have.
+    #[serde(default = "default_peers")]
+    peers_per_allocation: usize,
+    /// Requests a second from one source that has not proven who it is.
+    #[serde(default = "default_source_requests")]
+    source_requests: u32,
+    /// Requests a second from all of those together.
+    #[serde(default = "default_unknown_requests")]
+    unknown_requests: u32,
+}
+
+/// `[[turn.user]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserEntry {
+    name: String,
+    #[serde(deserialize_with = "key")]
+    key: Key,
+}
+
+fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+    let hex = String::deserialize(deserializer)?;
+    Key::from_hex(&hex).ok_or_else(|| {
+        serde::de::Error::custom("a user's key is 32 hexadecimal digits: `wgrelay turn-key` prints it")
+    })
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_port() -> u16 {
+    3478
+}
+
+fn default_ports() -> [u16; 2] {
+    [49152, 65535]
+}
+
+fn default_allocations() -> usize {
+    4_096
+}
+
+fn default_per_user() -> usize {
+    64
+}
+
+fn default_peers() -> usize {
+    64
+}
+
+fn default_source_requests() -> u32 {
+    Rates::default().source
+}
+
+fn default_unknown_requests() -> u32 {
+    Rates::default().all
+}
+
+impl TurnConfig {
+    /// The ports of relayed addresses.
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        let [first, last] = self.relay_ports;
+        first..=last
+    }
+
+    /// What is wrong with it, by the name of the setting. `relay_port` is WireGuard's.
+    pub fn check(&self, relay_port: u16) -> Result<(), (&'static str, String)> {
+        let fault = |field, reason: &str| Err((field, reason.to_owned()));
+        let ports = self.ports();
+        if self.port == 0 || self.port == relay_port {
+            return fault("port", "the TURN server needs a port of its own: 3478 is usual");
+        }
+        if ports.is_empty() || *ports.start() < 1024 || ports.len() < 16 {
+            return fault("relay_ports", "give the first and the last of at least 16 ports, from 1024 on");
+        }
+        if ports.contains(&self.port) || ports.contains(&relay_port) {
+            return fault(
+                "relay_ports",
+                "the port of the TURN server and the relay port must not be among them",
+            );
+        }
+        let printable = |c: char| !c.is_control() && c != '"' && c != '\\';
+        if self.realm.is_empty() || self.realm.chars().count() > 127 || !self.realm.chars().all(printable) {
+            return fault("realm", "a realm has 1 to 127 characters, without quotes and backslashes");
+        }
+        for user in &self.users {
+            let same = |other: &&UserEntry| other.name == user.name;
+            if user.name.is_empty() || user.name.len() > 508 || self.users.iter().filter(same).count() > 1 {
+                return Err((
+                    "user",
+                    format!("user {:?}: a name has 1 to 508 bytes, and is given once", user.name),
+                ));
+            }
+        }
+        if self.enabled && self.users.is_empty() && self.secret_file.is_none() {
+            return fault(
+                "enabled",
+                "nobody could use the TURN server: give a [[turn.user]] or a `secret_file`",
+            );
+        }
+        for (field, value) in [
+            ("allocations", self.allocations),
+            ("allocations_per_user", self.allocations_per_user),
+            ("peers_per_allocation", self.peers_per_allocation),
+        ] {
+            if !(1..=65_536).contains(&value) {
+                return Err((field, format!("`{field}` must be from 1 to 65536")));
+            }
+        }
+        if self.source_requests == 0 || self.unknown_requests == 0 {
+            return fault("source_requests", "at least one request a second must be answered");
+        }
+        Ok(())
+    }
+
+    /// What the server goes by. Reads the secret.
+    pub fn settings(&self, addresses: &[IpAddr]) -> Result<Settings> {
+        let secret = self.secret_file.as_deref().map(secret).transpose()?;
+        let users: HashMap<String, Key> =
+            self.users.iter().map(|UserEntry { name, key }| (name.clone(), *key)).collect();
+        Ok(Settings {
+            addresses: addresses.to_vec(),
+            ports: self.ports(),
+            credentials: Credentials { realm: self.realm.clone(), users, secret },
+            peers: Peers::new(&self.allow_peers, &self.deny_peers),
+            quotas: Quotas {
+                allocations: self.allocations,
+                per_user: self.allocations_per_user,
+                peers: self.peers_per_allocation,
+            },
+            rates: Rates { source: self.source_requests, all: self.unknown_requests },
+        })
+    }
+}
+
+fn secret(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let secret = text.trim();
+    ensure!(secret.len() >= 16, "{}: a secret of less than 16 characters can be guessed", path.display());
+    Ok(secret.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TurnConfig, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    const USER: &str =
+        "realm = \"r\"\n[[user]]\nname = \"ann\"\nkey = \"8493fbc53ba582fb4c044c456bdc40eb\"\n";
+
+    #[test]
+    fn little_need_be_said() {
+        let config = parse(USER).unwrap();
+        assert_eq!(config.check(51820), Ok(()));
+        assert_eq!((config.port, config.ports(), config.enabled), (3478, 49152..=65535, true));
+        let settings = config.settings(&["192.0.2.1".parse().unwrap()]).unwrap();
+        assert!(settings.credentials.user("ann", 0).is_some());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, field) in [
+            (format!("port = 51820\n{USER}"), "port"),
+            (format!("port = 50000\n{USER}"), "relay_ports"),
+            (format!("relay_ports = [51000, 52000]\n{USER}"), "relay_ports"),
+            (format!("relay_ports = [60000, 50000]\n{USER}"), "relay_ports"),
+            (format!("allocations = 0\n{USER}"), "allocations"),
+            (USER.replace("\"r\"", "\"\""), "realm"),
+            (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "user"),
+            ("realm = \"r\"".to_owned(), "enabled"),
+        ] {
+            assert_eq!(parse(&text).unwrap().check(51820).unwrap_err().0, field, "{text}");
+        }
+        let error = parse(&USER.replace("8493", "secret")).unwrap_err();
+        assert!(error.contains("wgrelay turn-key") && !error.contains("secretfb"), "{error}");
+        let missing = parse("realm = \"r\"\nsecret_file = \"/nonexistent\"").unwrap().settings(&[]);
+        assert!(format!("{:#}", missing.unwrap_err()).contains("/nonexistent"));
+    }
+}
