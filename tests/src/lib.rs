@@ -30,6 +30,7 @@ pub mod oracle;
 pub mod relay;
 pub mod sessions;
 pub mod traffic;
+pub mod turn;
 pub mod uplink;
 pub mod wait;
 pub mod world;

@@ -121,10 +121,13 @@ impl TurnConfig {
         let fault = |field, reason: &str| Err((field, reason.to_owned()));
         let ports = self.ports();
         if self.port == 0 || self.port == relay_port {
-            return fault("port", "the TURN server needs a port of its own: 3478 is usual");
+            return fault("turn.port", "the TURN server needs a port of its own: 3478 is usual");
         }
         if ports.is_empty() || *ports.start() < 1024 || ports.len() < 16 {
-            return fault("relay_ports", "give the first and the last of at least 16 ports, from 1024 on");
+            return fault(
+                "turn.relay_ports",
+                "give the first and the last of at least 16 ports, from 1024 on",
+            );
         }
         if ports.contains(&self.port) || ports.contains(&relay_port) {
             return fault(
@@ -134,7 +137,7 @@ impl TurnConfig {
         }
         let printable = |c: char| !c.is_control() && c != '"' && c != '\\';
         if self.realm.is_empty() || self.realm.chars().count() > 127 || !self.realm.chars().all(printable) {
-            return fault("realm", "a realm has 1 to 127 characters, without quotes and backslashes");
+            return fault("turn.realm", "a realm has 1 to 127 characters, without quotes and backslashes");
         }
         for user in &self.users {
             let same = |other: &&UserEntry| other.name == user.name;
@@ -152,16 +155,16 @@ impl TurnConfig {
             );
         }
         for (field, value) in [
-            ("allocations", self.allocations),
-            ("allocations_per_user", self.allocations_per_user),
-            ("peers_per_allocation", self.peers_per_allocation),
+            ("turn.allocations", self.allocations),
+            ("turn.allocations_per_user", self.allocations_per_user),
+            ("turn.peers_per_allocation", self.peers_per_allocation),
         ] {
             if !(1..=65_536).contains(&value) {
                 return Err((field, format!("`{field}` must be from 1 to 65536")));
             }
         }
         if self.source_requests == 0 || self.unknown_requests == 0 {
-            return fault("source_requests", "at least one request a second must be answered");
+            return fault("turn.source_requests", "at least one request a second must be answered");
         }
         Ok(())
     }
@@ -216,14 +219,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, field) in [
-            (format!("port = 51820\n{USER}"), "port"),
-            (format!("port = 50000\n{USER}"), "relay_ports"),
-            (format!("relay_ports = [51000, 52000]\n{USER}"), "relay_ports"),
-            (format!("relay_ports = [60000, 50000]\n{USER}"), "relay_ports"),
-            (format!("allocations = 0\n{USER}"), "allocations"),
-            (USER.replace("\"r\"", "\"\""), "realm"),
-            (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "user"),
-            ("realm = \"r\"".to_owned(), "enabled"),
+            (format!("port = 51820\n{USER}"), "turn.port"),
+            (format!("port = 50000\n{USER}"), "turn.relay_ports"),
+            (format!("relay_ports = [51000, 52000]\n{USER}"), "turn.relay_ports"),
+            (format!("relay_ports = [60000, 50000]\n{USER}"), "turn.relay_ports"),
+            (format!("allocations = 0\n{USER}"), "turn.allocations"),
+            (USER.replace("\"r\"", "\"\""), "turn.realm"),
+            (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "turn.user"),
+            ("realm = \"r\"".to_owned(), "turn.enabled"),
         ] {
             assert_eq!(parse(&text).unwrap().check(51820).unwrap_err().0, field, "{text}");
         }

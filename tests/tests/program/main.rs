@@ -21,4 +21,5 @@ mod reasons;
 mod relay;
 mod slow_path;
 mod table;
+mod turn;
 mod vlan;
