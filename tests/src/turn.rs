@@ -133,9 +133,9 @@ fn address(number: u8, outer: Outer) -> IpAddr {
 /// If it can't be started.
 #[track_caller]
 pub fn report(mut command: Command) -> Report {
-    let server = command
-        .get_envs()
-        .find_map(|(name, value)| (name == "WGRELAY_TURN_SERVER").then(|| value.expect("a value").to_owned()));
+    let server = command.get_envs().find_map(|(name, value)| {
+        (name == "WGRELAY_TURN_SERVER").then(|| value.expect("a value").to_owned())
+    });
     command.arg(server.expect("a command of TurnWorld::uclient"));
     let output = command.output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
     let text = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned()).concat();

@@ -35,6 +35,8 @@ const DEFAULT_LIFETIME: u32 = 600;
 const LONGEST_LIFETIME: u32 = 3_600;
 /// How long the second port of a pair is kept (RFC 8656, section 7.2).
 const RESERVED_FOR: Duration = Duration::from_secs(30);
+/// RFC 8656 has channel numbers up to 0x4fff, RFC 5766, which many clients still go by, up to 0x7fff.
+const CHANNEL_NUMBERS: std::ops::RangeInclusive<u16> = 0x4000..=0x7fff;
 /// IANA's number of UDP.
 const UDP: u8 = 17;
 
@@ -367,7 +369,7 @@ impl Server {
         let number = message.attribute::<ChannelNumber>().map_err(|_| ErrorCode::BAD_REQUEST)?.channel();
         let peer = message.attribute::<XorPeerAddress>().map_err(|_| ErrorCode::BAD_REQUEST)?;
         let peer = peer.addr(message.transaction_id());
-        if !(0x4000..=0x4fff).contains(&number) || !allocation.may_bind(number, peer) {
+        if !CHANNEL_NUMBERS.contains(&number) || !allocation.may_bind(number, peer) {
             return Err(ErrorCode::BAD_REQUEST);
         }
         allocation.relayed_for(peer.ip()).ok_or(ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH)?;

@@ -276,7 +276,7 @@ impl Server {
                 Ok(message) => self.message(now, tuple, &message, host, actions),
                 Err(_) => self.outcomes.not_turn += 1,
             },
-            Some(0x40..=0x4f) => self.channel_data(now.at, tuple, bytes, actions),
+            Some(0x40..=0x7f) => self.channel_data(now.at, tuple, bytes, actions),
             _ => self.outcomes.not_turn += 1,
         }
     }

@@ -196,7 +196,8 @@ fn garbage_is_counted_and_nothing_else() {
     for n in 0..20_000_usize {
         let mut bytes: Vec<u8> = (0..n % 64).map(|_| rand::Rng::random(&mut rng)).collect();
         if n % 3 == 0 && bytes.len() >= 20 {
-            bytes[..8].copy_from_slice(&[0, 3, 0, bytes.len() as u8 - 20, 0x21, 0x12, 0xa4, 0x42]);
+            let len = bytes.len() as u8 - 20;
+            bytes[..8].copy_from_slice(&[0, 3, 0, len, 0x21, 0x12, 0xa4, 0x42]);
         }
         world.from_client(tuple, &bytes);
     }
