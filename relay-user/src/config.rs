@@ -17,7 +17,7 @@ use toml::Spanned;
 use crate::{
     admission::{Admission, Filter, Packets, Work},
     members::{Member, Members, MembersError, OtherRelay, Place, Policy, PublicKey, RateLimit, unusable},
-    turn::config::TurnConfig,
+    turn::config::{ApiConfig as TurnApi, TurnConfig},
 };
 
 mod control;
@@ -266,12 +266,21 @@ impl std::error::Error for ConfigError {}
 impl Config {
     /// Reads and checks the file, as far as it can be checked without the relay's key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        read_with(path, Self::parse)
+        read_with(path, |text| Self::parse_with(text, |name| std::env::var(name).ok()))
     }
 
     /// Parses the text of a configuration; an error is a byte range in it, where there is one, and the reason.
     pub fn parse(text: &str) -> Result<Self, (Option<Range<usize>>, String)> {
+        Self::parse_with(text, |_| None)
+    }
+
+    /// As [`Self::parse`], with what the environment says of the TURN server.
+    fn parse_with(
+        text: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, (Option<Range<usize>>, String)> {
         let mut config: Self = toml::from_str(text).map_err(parse_error)?;
+        config.turn = TurnConfig::with_environment(config.turn, variable).map_err(|reason| (None, reason))?;
         config
             .check_relay()
             .and_then(|()| config.check_control())
@@ -420,9 +429,12 @@ impl Config {
         }
     }
 
-    /// The port of the TURN server and those of relayed addresses, which the XDP program knows as constants.
-    fn turn_ports(&self) -> Option<(u16, std::ops::RangeInclusive<u16>)> {
-        self.turn.as_ref().map(|turn| (turn.port, turn.ports()))
+    /// Of the TURN server, its port and those of relayed addresses, which the XDP program knows as constants; and its API.
+    fn turn_fixed(&self) -> Option<(u16, std::ops::RangeInclusive<u16>, &str, Option<&TurnApi>)> {
+        let turn = self.turn.as_ref()?;
+        // Registered hosts have keys for a realm.
+        let realm = if turn.api.is_some() { turn.realm.as_str() } else { "" };
+        Some((turn.port, turn.ports(), realm, turn.api.as_ref()))
     }
 
     /// The settings in which `new` differs and that are fixed once the relay runs.
@@ -442,7 +454,7 @@ impl Config {
             ("metrics", self.metrics == new.metrics),
             ("the sizes in limits", self.limits.sizes() == new.limits.sizes()),
             ("control", self.control == new.control),
-            ("the ports in turn", self.turn_ports() == new.turn_ports()),
+            ("the ports and the API in turn", self.turn_fixed() == new.turn_fixed()),
         ]
         .into_iter()
         .filter_map(|(name, same)| (!same).then_some(name))

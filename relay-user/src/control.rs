@@ -8,7 +8,11 @@ mod store;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::{net::UnixListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,7 +26,7 @@ use crate::{
     members::{Desired, PublicKey},
     model::Name,
     serve::serve_on,
-    turn,
+    turn::server::Settings,
 };
 
 /// The source that a configuration names, before there is anything of a relay.
@@ -124,7 +128,7 @@ impl Source {
     }
 
     /// What the TURN server is to go by, as the file has it.
-    pub fn turn(&self) -> Result<turn::task::Wanted> {
+    pub fn turn(&self) -> Result<watch::Receiver<Option<Settings>>> {
         self.file.turn()
     }
 

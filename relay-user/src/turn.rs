@@ -10,6 +10,7 @@ pub mod config;
 pub mod credentials;
 mod guard;
 pub mod message;
+pub mod netmaker;
 mod nonce;
 pub mod peers;
 mod ports;

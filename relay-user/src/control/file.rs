@@ -21,7 +21,7 @@ use crate::{
     config::{Config, ConfigError},
     engine::{Change, Configured, Request, SourceState},
     members::{Desired, PublicKey},
-    turn::{server::Settings, task::Wanted},
+    turn::server::Settings,
 };
 
 /// An editor writes a file in several steps; it is read this long after something has happened.
@@ -64,7 +64,7 @@ impl File {
     }
 
     /// What the TURN server is to go by: the configuration as it is, and as it changes.
-    pub fn turn(&self) -> Result<Wanted> {
+    pub fn turn(&self) -> Result<watch::Receiver<Option<Settings>>> {
         self.turn.send_replace(turn_settings(&self.config)?);
         Ok(self.turn.subscribe())
     }

@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
@@ -33,6 +33,8 @@ pub struct TurnConfig {
     /// The first and the last port of relayed addresses.
     #[serde(default = "default_ports")]
     relay_ports: [u16; 2],
+    /// Netmaker's API, if a Netmaker server is to register hosts.
+    pub api: Option<ApiConfig>,
     /// Users with long-term credentials.
     #[serde(default, rename = "user")]
     users: Vec<UserEntry>,
@@ -61,6 +63,61 @@ pub struct TurnConfig {
     unknown_requests: u32,
 }
 
+/// `[turn.api]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    /// Where it listens: on this host alone, for a reverse proxy that speaks TLS.
+    pub listen: SocketAddr,
+    /// The username that its clients give.
+    pub username: String,
+    /// The file with their password.
+    password_file: Option<PathBuf>,
+    /// The password, if the environment says it.
+    #[serde(skip)]
+    password: Hidden,
+    /// Where registered hosts are kept.
+    #[serde(default = "default_state_file")]
+    pub state_file: PathBuf,
+}
+
+/// What is not shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Hidden(Option<String>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
+}
+
+impl ApiConfig {
+    /// The password.
+    ///
+    /// # Errors
+    /// If there is none, it can't be read, or it is too short.
+    pub fn password(&self) -> Result<String> {
+        match (&self.password.0, &self.password_file) {
+            (Some(password), _) => {
+                ensure!(
+                    password.len() >= LEAST,
+                    "TURN_PASSWORD: less than {LEAST} characters can be guessed"
+                );
+                Ok(password.clone())
+            }
+            (None, Some(file)) => secret(file),
+            (None, None) => bail!("[turn.api] needs a `password_file`"),
+        }
+    }
+}
+
+fn default_state_file() -> PathBuf {
+    "/var/lib/wgrelay/turn-hosts.json".into()
+}
+
+/// A secret that is used over the network has at least so many characters.
+const LEAST: usize = 16;
+
 /// `[[turn.user]]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,8 +142,9 @@ fn default_port() -> u16 {
     3478
 }
 
+/// Without WireGuard's usual port.
 fn default_ports() -> [u16; 2] {
-    [49152, 65535]
+    [52000, 65535]
 }
 
 fn default_allocations() -> usize {
@@ -110,6 +168,55 @@ fn default_unknown_requests() -> u32 {
 }
 
 impl TurnConfig {
+    /// What the environment says, by the names that Netmaker gives it, goes before the file. `variable` reads it.
+    ///
+    /// # Errors
+    /// The name of a variable, and what is wrong with it.
+    pub fn with_environment(
+        mut turn: Option<Self>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, String> {
+        let number = |name: &str| match variable(name) {
+            None => Ok(None),
+            Some(text) => text.parse::<u16>().map(Some).map_err(|_| format!("{name}: {text:?} is no port")),
+        };
+        let enabled = match variable("USE_TURN").as_deref() {
+            None => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(text) => return Err(format!("USE_TURN: {text:?} is neither true nor false")),
+        };
+        if turn.is_none() && enabled == Some(true) {
+            let realm = variable("TURN_SERVER_HOST")
+                .ok_or("USE_TURN: without [turn] in the file give TURN_SERVER_HOST as well")?;
+            turn = Some(
+                toml::from_str(&format!("realm = {realm:?}"))
+                    .map_err(|e| format!("TURN_SERVER_HOST: {e}"))?,
+            );
+        }
+        let Some(mut turn) = turn else { return Ok(None) };
+        turn.enabled = enabled.unwrap_or(turn.enabled);
+        turn.realm = variable("TURN_SERVER_HOST").unwrap_or(turn.realm);
+        turn.port = number("TURN_PORT")?.unwrap_or(turn.port);
+        let port = number("TURN_API_PORT")?;
+        if let Some(username) = variable("TURN_USERNAME") {
+            let listen = SocketAddr::from(([127, 0, 0, 1], port.unwrap_or(8089)));
+            turn.api.get_or_insert_with(|| ApiConfig {
+                listen,
+                username: username.clone(),
+                password_file: None,
+                password: Hidden::default(),
+                state_file: default_state_file(),
+            });
+        }
+        if let Some(api) = &mut turn.api {
+            api.listen.set_port(port.unwrap_or(api.listen.port()));
+            api.username = variable("TURN_USERNAME").unwrap_or(std::mem::take(&mut api.username));
+            api.password = Hidden(variable("TURN_PASSWORD").or(api.password.0.take()));
+        }
+        Ok(Some(turn))
+    }
+
     /// The ports of relayed addresses.
     pub fn ports(&self) -> RangeInclusive<u16> {
         let [first, last] = self.relay_ports;
@@ -131,7 +238,7 @@ impl TurnConfig {
         }
         if ports.contains(&self.port) || ports.contains(&relay_port) {
             return fault(
-                "relay_ports",
+                "turn.relay_ports",
                 "the port of the TURN server and the relay port must not be among them",
             );
         }
@@ -148,10 +255,18 @@ impl TurnConfig {
                 ));
             }
         }
-        if self.enabled && self.users.is_empty() && self.secret_file.is_none() {
+        if let Some(api) = &self.api
+            && !api.listen.ip().is_loopback()
+        {
             return fault(
-                "enabled",
-                "nobody could use the TURN server: give a [[turn.user]] or a `secret_file`",
+                "turn.api.listen",
+                "its passwords are in the clear: listen at 127.0.0.1, behind a proxy with TLS",
+            );
+        }
+        if self.enabled && self.users.is_empty() && self.secret_file.is_none() && self.api.is_none() {
+            return fault(
+                "turn.enabled",
+                "nobody could use the TURN server: give a [[turn.user]], a `secret_file` or [turn.api]",
             );
         }
         for (field, value) in [
@@ -192,7 +307,7 @@ impl TurnConfig {
 fn secret(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let secret = text.trim();
-    ensure!(secret.len() >= 16, "{}: a secret of less than 16 characters can be guessed", path.display());
+    ensure!(secret.len() >= LEAST, "{}: less than {LEAST} characters can be guessed", path.display());
     Ok(secret.to_owned())
 }
 
@@ -211,18 +326,52 @@ mod tests {
     fn little_need_be_said() {
         let config = parse(USER).unwrap();
         assert_eq!(config.check(51820), Ok(()));
-        assert_eq!((config.port, config.ports(), config.enabled), (3478, 49152..=65535, true));
+        assert_eq!((config.port, config.ports(), config.enabled), (3478, 52000..=65535, true));
         let settings = config.settings(&["192.0.2.1".parse().unwrap()]).unwrap();
         assert!(settings.credentials.user("ann", 0).is_some());
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        let variables = |set: &'static [(&str, &str)]| {
+            move |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        };
+        let netmakers = variables(&[
+            ("USE_TURN", "true"),
+            ("TURN_SERVER_HOST", "turn.example.org"),
+            ("TURN_PORT", "3479"),
+            ("TURN_API_PORT", "8090"),
+            ("TURN_USERNAME", "netmaker"),
+            ("TURN_PASSWORD", "0123456789abcdef"),
+        ]);
+        let turn = TurnConfig::with_environment(None, &netmakers).unwrap().unwrap();
+        assert_eq!((turn.realm.as_str(), turn.port, turn.check(51820)), ("turn.example.org", 3479, Ok(())));
+        let api = turn.api.as_ref().unwrap();
+        assert_eq!((api.listen.to_string().as_str(), api.username.as_str()), ("127.0.0.1:8090", "netmaker"));
+        assert_eq!(api.password().unwrap(), "0123456789abcdef");
+        assert!(!format!("{turn:?}").contains("0123456789abcdef"));
+
+        let file = || Some(parse(USER).unwrap());
+        let off = TurnConfig::with_environment(file(), variables(&[("USE_TURN", "false")])).unwrap().unwrap();
+        assert!(!off.enabled && off.realm == "r");
+        assert_eq!(TurnConfig::with_environment(file(), variables(&[])).unwrap(), file());
+        assert_eq!(TurnConfig::with_environment(None, variables(&[("TURN_PORT", "1")])).unwrap(), None);
+        for (set, named) in [
+            (variables(&[("USE_TURN", "yes")]), "USE_TURN"),
+            (variables(&[("USE_TURN", "true")]), "TURN_SERVER_HOST"),
+            (variables(&[("USE_TURN", "true"), ("TURN_SERVER_HOST", "x"), ("TURN_PORT", "no")]), "TURN_PORT"),
+        ] {
+            assert!(TurnConfig::with_environment(None, set).unwrap_err().contains(named));
+        }
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (text, field) in [
             (format!("port = 51820\n{USER}"), "turn.port"),
-            (format!("port = 50000\n{USER}"), "turn.relay_ports"),
+            (format!("port = 60000\n{USER}"), "turn.relay_ports"),
             (format!("relay_ports = [51000, 52000]\n{USER}"), "turn.relay_ports"),
-            (format!("relay_ports = [60000, 50000]\n{USER}"), "turn.relay_ports"),
+            (format!("relay_ports = [60001, 50000]\n{USER}"), "turn.relay_ports"),
             (format!("allocations = 0\n{USER}"), "turn.allocations"),
             (USER.replace("\"r\"", "\"\""), "turn.realm"),
             (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "turn.user"),

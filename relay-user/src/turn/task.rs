@@ -18,6 +18,7 @@ use tracing::{error, info};
 
 use super::{
     allocation::Allocation,
+    netmaker::Hosts,
     server::{Action, FiveTuple, Now, Server, Settings},
     sockets::{Received, Sockets},
 };
@@ -44,8 +45,36 @@ pub struct Place {
     pub port: u16,
 }
 
-/// What the server goes by, as it changes; `None` while it is switched off.
-pub type Wanted = watch::Receiver<Option<Settings>>;
+/// What the server goes by, as it changes.
+pub struct Wanted {
+    /// What the configuration says; `None` while it is switched off.
+    pub settings: watch::Receiver<Option<Settings>>,
+    /// Hosts that Netmaker has registered.
+    pub hosts: watch::Receiver<Hosts>,
+}
+
+impl Wanted {
+    /// What it is now.
+    fn current(&mut self) -> Option<Settings> {
+        let mut settings = self.settings.borrow_and_update().clone()?;
+        let hosts = self.hosts.borrow_and_update();
+        for (host, key) in hosts.iter() {
+            // Who stands in the file is who stands there.
+            settings.credentials.users.entry(host.clone()).or_insert(*key);
+        }
+        Some(settings)
+    }
+
+    /// Waits until it is something else.
+    async fn changed(&mut self) {
+        // Where nobody changes anything any more the other one counts.
+        tokio::select! {
+            Ok(()) = self.settings.changed() => {}
+            Ok(()) = self.hosts.changed() => {}
+            else => pending().await,
+        }
+    }
+}
 
 /// Runs the server until `stop`, whenever it is switched on.
 pub async fn run(place: Place, mut wanted: Wanted, engine: Engine, stop: CancellationToken) -> Result<()> {
@@ -53,8 +82,7 @@ pub async fn run(place: Place, mut wanted: Wanted, engine: Engine, stop: Cancell
     engine.tell(Request::TurnFigures(shown)).await;
     let mut first = true;
     loop {
-        let settings = wanted.borrow_and_update().clone();
-        if let Some(settings) = settings {
+        if let Some(settings) = wanted.current() {
             match Running::start(&place, settings, engine.clone()) {
                 Ok(mut running) => {
                     let ended = running.run(&mut wanted, &figures, &stop).await;
@@ -72,9 +100,7 @@ pub async fn run(place: Place, mut wanted: Wanted, engine: Engine, stop: Cancell
         first = false;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            changed = wanted.changed() => if changed.is_err() {
-                pending::<()>().await;
-            },
+            () = wanted.changed() => {}
         }
     }
 }
@@ -116,9 +142,8 @@ impl Running {
             let mut actions = Vec::new();
             tokio::select! {
                 () = stop.cancelled() => return true,
-                Ok(()) = wanted.changed() => {
-                    let settings = wanted.borrow_and_update().clone();
-                    let Some(settings) = settings else { return false };
+                () = wanted.changed() => {
+                    let Some(settings) = wanted.current() else { return false };
                     self.server.configure(now(), settings, &mut actions);
                 }
                 Some(first) = self.received.recv() => {

@@ -12,4 +12,5 @@ mod premises;
 mod rates;
 mod seeing;
 mod talking;
+mod turn;
 mod uplinks;
