@@ -31,6 +31,7 @@ pub mod relay;
 pub mod sessions;
 pub mod traffic;
 pub mod turn;
+pub mod turn_client;
 pub mod uplink;
 pub mod wait;
 pub mod world;
