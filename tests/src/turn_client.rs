@@ -86,11 +86,11 @@ impl TurnClient {
         self.inside.local_addr().expect("a socket has an address")
     }
 
-    /// Binds a channel to the peer, and carries data from now on.
+    /// Binds a channel to the peer, and carries data from now on between it and the WireGuard that listens at this port.
     ///
     /// # Panics
     /// If the server does not let it.
-    pub fn carry_to(&mut self, peer: SocketAddr) {
+    pub fn carry_to(&mut self, peer: SocketAddr, port: u16) {
         let answer = self.ask(CHANNEL_BIND, |transaction| {
             vec![Box::new(ChannelNumber::new(NUMBER)), Box::new(XorPeerAddress::new(peer, transaction))]
         });
@@ -98,22 +98,20 @@ impl TurnClient {
         assert!(answer.has_class(MessageClass::Success), "no channel: {answer}");
         let clone = |socket: &UdpSocket| socket.try_clone().expect("duplicate a socket");
         let (server, inside, stop) = (clone(&self.server), clone(&self.inside), Arc::clone(&self.stop));
-        // WireGuard speaks first: then it is known where it is.
         self.threads.push(thread::spawn(move || {
-            let mut wireguard = None;
+            let wireguard = (Ipv4Addr::LOCALHOST, port);
             let mut buffer = [0; 2048];
             server.set_nonblocking(true).expect("set it non-blocking");
             inside.set_read_timeout(Some(Duration::from_millis(1))).expect("set a time-out");
             while !stop.load(Ordering::Relaxed) {
-                if let Ok((len, from)) = inside.recv_from(&mut buffer) {
-                    wireguard = Some(from);
+                if let Ok(len) = inside.recv(&mut buffer) {
                     let mut message = vec![0; 4 + len];
                     ChannelData::new(NUMBER, &buffer[..len]).write_into_unchecked(&mut message);
                     let _ = server.send(&message);
                 }
                 while let Ok(len) = server.recv(&mut buffer) {
-                    if let (Ok(data), Some(to)) = (ChannelData::parse(&buffer[..len]), wireguard) {
-                        let _ = inside.send_to(data.data(), to);
+                    if let Ok(data) = ChannelData::parse(&buffer[..len]) {
+                        let _ = inside.send_to(data.data(), wireguard);
                     }
                 }
             }

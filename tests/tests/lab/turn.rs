@@ -8,7 +8,7 @@ use std::{
 use relay_tests::{
     World,
     command::run,
-    relay::Outer,
+    relay::{self, Outer},
     traffic::{connect, ping},
     turn::{PORT, REALM, Report, SECRET, TurnWorld, USER, report},
     turn_client::TurnClient,
@@ -158,9 +158,11 @@ fn wireguard_runs_through_turn() {
     // It answers to where a seems to be.
     world.p.add_peer(&world.a, None);
     let [p_v4, _] = p_endpoints();
-    to_p.carry_to(p_v4);
-    to_b.carry_to(to_a.relayed);
-    to_a.carry_to(to_b.relayed);
+    world.a.set_listen_port(relay::PORT);
+    world.b.set_listen_port(relay::PORT);
+    to_p.carry_to(p_v4, relay::PORT);
+    to_b.carry_to(to_a.relayed, relay::PORT);
+    to_a.carry_to(to_b.relayed, relay::PORT);
     for host in [&mut world.a, &mut world.b, &mut world.p] {
         host.start();
     }
