@@ -57,7 +57,7 @@ impl Locals {
     }
 
     /// The id of an address.
-    pub(crate) fn key(&self, address: IpAddr) -> Option<u8> {
+    pub fn key(&self, address: IpAddr) -> Option<u8> {
         self.0.iter().position(|a| *a == Some(address)).map(|key| key as u8)
     }
 
@@ -110,7 +110,7 @@ pub fn directions(
 
 /// What a rewrite of source and destination adds to the IPv4 header checksum (with the TTL's decrement; 0 if the packet is
 /// not IPv4 on both sides) and to the UDP checksum.
-pub(crate) fn deltas(before: [SocketAddr; 2], after: [SocketAddr; 2]) -> (u16, u16) {
+pub fn deltas(before: [SocketAddr; 2], after: [SocketAddr; 2]) -> (u16, u16) {
     let both = |[source, destination]: [SocketAddr; 2]| {
         let mut addresses = Vec::with_capacity(32);
         for ip in [source.ip(), destination.ip()] {

@@ -8,6 +8,7 @@
 pub mod allocation;
 pub mod config;
 pub mod credentials;
+pub mod entries;
 mod guard;
 pub mod message;
 pub mod netmaker;

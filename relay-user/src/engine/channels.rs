@@ -2,19 +2,19 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use relay_ebpf::tables::{Channel, UNTIL_SHIFT, channel_key};
+use relay_ebpf::tables::{Channel, UNTIL_SHIFT};
 use tokio::sync::watch;
 
 use super::Engine;
 use crate::{
     clock,
-    forwarding::deltas,
     handshake::Timestamp,
     maps::Traffic,
     next_hops::Flow,
     status::TurnStatus,
     turn::{
         allocation::BothWays,
+        entries::{entries, flows},
         server::{Binding, FiveTuple},
     },
 };
@@ -33,15 +33,6 @@ struct Live {
     keys: [Option<u64>; 2],
     /// What was told already of what they carried.
     told: BothWays,
-}
-
-/// What the relay sends for a channel: to the peer, and to the client.
-fn flows(binding: &Binding) -> [Flow; 2] {
-    let Binding { tuple, relayed, peer, .. } = binding;
-    [
-        Flow { local: relayed.ip(), remote: peer.ip() },
-        Flow { local: tuple.server.ip(), remote: tuple.client.ip() },
-    ]
 }
 
 impl Channels {
@@ -75,8 +66,8 @@ impl Engine {
             self.unbind(id.0, id.1);
         }
         let mut keys = [None; 2];
-        for (key, direction) in keys.iter_mut().zip(self.directions(&binding)) {
-            *key = direction.filter(|direction| self.maps.write_channel(direction).is_ok()).map(|d| d.key);
+        for (key, direction) in keys.iter_mut().zip(self.directions(&binding).iter().flatten()) {
+            *key = self.maps.write_channel(direction).is_ok().then_some(direction.key);
         }
         let told = self.channels.live.get(&id).map(|live| live.told).unwrap_or_default();
         self.channels.live.insert(id, Live { binding, keys, told });
@@ -105,50 +96,15 @@ impl Engine {
         passed
     }
 
-    /// The two directions, as far as the program may forward them. What goes to the relay host itself it must not: that
-    /// would come back to it.
-    fn directions(&self, binding: &Binding) -> [Option<Channel>; 2] {
-        let Binding { tuple, number, relayed, peer, until } = *binding;
-        let FiveTuple { client, server } = tuple;
-        let own = |endpoint: &SocketAddr| self.config.relay.addresses.contains(&endpoint.ip());
-        if own(&client) || own(&peer) {
-            return [None; 2];
+    /// The two directions; none if the program must not forward them: what goes to the relay host itself would come back
+    /// to it.
+    fn directions(&self, binding: &Binding) -> Option<[Channel; 2]> {
+        let own = |endpoint: SocketAddr| self.config.relay.addresses.contains(&endpoint.ip());
+        if own(binding.tuple.client) || own(binding.peer) {
+            return None;
         }
-        let until = until_units(until);
-        let [to_peer, to_client] = flows(binding).map(|flow| self.next_hops.id(flow));
-        let direction =
-            |source: SocketAddr, local_in: SocketAddr, local_out: SocketAddr, destination: SocketAddr| {
-                let from_client = source == client && local_in == server;
-                let (ip_delta, udp_delta) = deltas([source, local_in], [local_out, destination]);
-                let key_number = if from_client { number } else { 0 };
-                Some(Channel {
-                    key: channel_key(
-                        source.ip().into(),
-                        source.port(),
-                        local_in.port(),
-                        key_number,
-                        self.maps.seed(),
-                    ),
-                    source: source.ip().into(),
-                    destination: destination.ip().into(),
-                    source_port_be: source.port().to_be_bytes(),
-                    local_in_port_be: local_in.port().to_be_bytes(),
-                    local_out_port_be: local_out.port().to_be_bytes(),
-                    destination_port_be: destination.port().to_be_bytes(),
-                    ip_delta,
-                    udp_delta,
-                    next_hop: if from_client { to_peer } else { to_client },
-                    local_in: self.locals.key(local_in.ip())?,
-                    local_out: self.locals.key(local_out.ip())?,
-                    until,
-                    number_be: number.to_be_bytes(),
-                    from_client: from_client.into(),
-                    packets: 0,
-                    bytes: 0,
-                    reserved: [0; 6],
-                })
-            };
-        [direction(client, server, relayed, peer), direction(peer, relayed, server, client)]
+        let until = until_units(binding.until);
+        entries(binding, &self.locals, self.maps.seed(), until, |flow| self.next_hops.id(flow))
     }
 }
 

@@ -344,7 +344,7 @@ mod tests {
             ("TURN_USERNAME", "netmaker"),
             ("TURN_PASSWORD", "0123456789abcdef"),
         ]);
-        let turn = TurnConfig::with_environment(None, &netmakers).unwrap().unwrap();
+        let turn = TurnConfig::with_environment(None, netmakers).unwrap().unwrap();
         assert_eq!((turn.realm.as_str(), turn.port, turn.check(51820)), ("turn.example.org", 3479, Ok(())));
         let api = turn.api.as_ref().unwrap();
         assert_eq!((api.listen.to_string().as_str(), api.username.as_str()), ("127.0.0.1:8090", "netmaker"));

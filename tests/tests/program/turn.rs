@@ -59,7 +59,7 @@ impl Pair {
     }
 
     /// What the client sends, with this after it.
-    fn from_client(&self, data: &[u8], padding: &[u8]) -> Datagram {
+    fn client_data(&self, data: &[u8], padding: &[u8]) -> Datagram {
         let header = [NUMBER.to_be_bytes(), (data.len() as u16).to_be_bytes()].concat();
         let message = [&header, data, padding].concat();
         Datagram { destination: self.server(), ..self.client.datagram(self.client.alice, message) }
@@ -72,14 +72,14 @@ impl Pair {
     }
 
     /// What the peer sends.
-    fn from_peer(&self, data: &[u8]) -> Datagram {
+    fn peer_data(&self, data: &[u8]) -> Datagram {
         Datagram { destination: self.relayed(), ..self.peer.datagram(self.peer.bob, data.to_vec()) }
     }
 
     /// As it leaves for the client.
     fn to_client(&self, came: &Datagram, data: &[u8], hop: Hop) -> Datagram {
         let left = self.peer.sent_on_to(&self.client, came, hop);
-        let payload = self.from_client(data, &[]).payload;
+        let payload = self.client_data(data, &[]).payload;
         Datagram { source: self.server(), destination: self.client.alice, payload, ..left }
     }
 }
@@ -125,7 +125,7 @@ fn data_of_a_channel_leaves_as_if_it_had_been_built_that_way() {
             for &len in lens {
                 let data = data(len);
                 for padding in paddings.clone() {
-                    let came = pair.from_client(&data, &[0xff, 0x01, 0x80][..padding]);
+                    let came = pair.client_data(&data, &[0xff, 0x01, 0x80][..padding]);
                     let left = pair.to_peer(&came, &data, hop);
                     let name = format!("{}, {hop:?}, {len} bytes and {padding} of padding", pair.name());
                     let ran = relay.run(&came.frame());
@@ -137,7 +137,7 @@ fn data_of_a_channel_leaves_as_if_it_had_been_built_that_way() {
                     expected[0].packets += 1;
                     expected[0].bytes += len as u64;
                 }
-                let came = pair.from_peer(&data);
+                let came = pair.peer_data(&data);
                 let left = pair.to_client(&came, &data, hop);
                 let name = format!("{}, {hop:?}, {len} bytes to the client", pair.name());
                 let ran = relay.run(&came.frame());
@@ -158,15 +158,15 @@ fn tagged_frames_and_frames_with_padding_are_channel_data_too() {
     let mut relay = pair.bound(Hop::Back);
     let data = data(40);
     for tags in [vec![[0x81, 0, 0, 7]], vec![[0x88, 0xa8, 0, 5], [0x81, 0, 0, 7]]] {
-        let came = Datagram { tags, ..pair.from_client(&data, &[]) };
+        let came = Datagram { tags, ..pair.client_data(&data, &[]) };
         let ran = relay.run(&came.frame());
         check("tagged", &ran, Reason::ChannelTx, Family::Ipv4, came.frame().len());
         assert_eq!(ran.frame, pair.to_peer(&came, &data, Hop::Back).frame());
-        let came = Datagram { tags: came.tags, ..pair.from_peer(&data) };
+        let came = Datagram { tags: came.tags, ..pair.peer_data(&data) };
         let ran = relay.run(&came.frame());
         assert_eq!(ran.frame, pair.to_client(&came, &data, Hop::Back).frame());
     }
-    let came = pair.from_peer(b"x");
+    let came = pair.peer_data(b"x");
     let padded = [came.frame(), vec![0xa5; 18]].concat();
     let ran = relay.run(&padded);
     assert_eq!(ran.frame, [pair.to_client(&came, b"x", Hop::Back).frame(), vec![0xa5; 18]].concat());
@@ -178,7 +178,7 @@ fn checksums_that_are_none_or_wrong_or_all_ones_stay_what_they_are() {
         let mut relay = pair.bound(Hop::Back);
         let content = data(64);
         let datagrams = |content: &[u8]| {
-            let (out, back) = (pair.from_client(content, &[]), pair.from_peer(content));
+            let (out, back) = (pair.client_data(content, &[]), pair.peer_data(content));
             let (out_left, back_left) =
                 (pair.to_peer(&out, content, Hop::Back), pair.to_client(&back, content, Hop::Back));
             [(out, out_left), (back, back_left)]
@@ -230,8 +230,8 @@ fn what_is_no_data_of_a_channel_is_left_to_the_server() {
     for pair in Pair::all() {
         let mut relay = pair.bound(Hop::Back);
         let data = data(64);
-        let came = pair.from_client(&data, &[]);
-        let back = pair.from_peer(&data);
+        let came = pair.client_data(&data, &[]);
+        let back = pair.peer_data(&data);
         let with = |payload: &[u8]| Datagram { payload: payload.to_vec(), ..came.clone() };
         let mut other_number = came.payload.clone();
         other_number[1] ^= 1;
@@ -290,7 +290,7 @@ fn what_can_not_leave_is_passed_or_dropped_as_it_came() {
     for pair in Pair::all() {
         let (client, peer) = (pair.client.family, pair.peer.family);
         let data = data(64);
-        let (came, back) = (pair.from_client(&data, &[]), pair.from_peer(&data));
+        let (came, back) = (pair.client_data(&data, &[]), pair.peer_data(&data));
         let run = |relay: &mut Relay, datagram: &Datagram, reason, family| {
             let ran = relay.run(&datagram.frame());
             check(&format!("{reason:?}, {}", pair.name()), &ran, reason, family, datagram.frame().len());
@@ -315,19 +315,19 @@ fn what_can_not_leave_is_passed_or_dropped_as_it_came() {
         let out_len = usize::from(MTU) - headers(peer);
         let back_len = usize::from(MTU) - headers(client) - 4;
         let content = vec![7; out_len + 1];
-        let fits = pair.from_client(&content[..out_len], &[]);
+        let fits = pair.client_data(&content[..out_len], &[]);
         assert_eq!(
             relay.run(&fits.frame()).frame,
             pair.to_peer(&fits, &content[..out_len], Hop::Back).frame()
         );
-        run(&mut relay, &pair.from_client(&content, &[]), Reason::ToFragment, client);
+        run(&mut relay, &pair.client_data(&content, &[]), Reason::ToFragment, client);
         let content = vec![7; back_len + 1];
-        let fits = pair.from_peer(&content[..back_len]);
+        let fits = pair.peer_data(&content[..back_len]);
         assert_eq!(
             relay.run(&fits.frame()).frame,
             pair.to_client(&fits, &content[..back_len], Hop::Back).frame()
         );
-        run(&mut relay, &pair.from_peer(&content), Reason::ToFragment, peer);
+        run(&mut relay, &pair.peer_data(&content), Reason::ToFragment, peer);
         // One whose time is up.
         let mut relay = Relay::new();
         pair.channels(Hop::Back, 0).iter().for_each(|channel| relay.bind(channel));
@@ -340,7 +340,7 @@ fn what_can_not_leave_is_passed_or_dropped_as_it_came() {
 fn data_to_the_relay_port_is_no_channels() {
     let pair = Pair { client: IPV6, peer: IPV6 };
     let mut relay = pair.bound(Hop::Back);
-    let datagram = Datagram { destination: pair.client.relay, ..pair.from_client(&data(64), &[]) };
+    let datagram = Datagram { destination: pair.client.relay, ..pair.client_data(&data(64), &[]) };
     let ran = relay.run(&datagram.frame());
     check("relay port", &ran, Reason::NotWireguard, Family::Ipv6, datagram.frame().len());
 }

@@ -129,13 +129,13 @@ fn a_channel_is_its_clients_alone() {
     world.bind(&mut ann, 0x4000, PEER);
     let data = b"\x40\x00\x00\x04data";
     for thief in ["192.0.2.7:1001", "192.0.2.66:1000", "[2001:db8:7::7]:1000"] {
-        assert!(world.from_client(client("bob", thief).tuple, data).is_empty(), "{thief}");
+        assert!(world.client_sends(client("bob", thief).tuple, data).is_empty(), "{thief}");
     }
     let other_server = FiveTuple { server: "198.51.100.2:3478".parse().unwrap(), ..ann.tuple };
-    assert!(world.from_client(other_server, data).is_empty());
-    assert!(world.from_peer(relayed, "203.0.113.10:7000", b"forged").is_empty(), "not a permitted peer");
+    assert!(world.client_sends(other_server, data).is_empty());
+    assert!(world.peer_sends(relayed, "203.0.113.10:7000", b"forged").is_empty(), "not a permitted peer");
     let (_, at_bob) = world.allocated("bob", "192.0.2.8:1000");
-    assert!(world.from_peer(at_bob, PEER, b"x").is_empty(), "ann's permission is not bob's");
+    assert!(world.peer_sends(at_bob, PEER, b"x").is_empty(), "ann's permission is not bob's");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn garbage_is_counted_and_nothing_else() {
             let len = bytes.len() as u8 - 20;
             bytes[..8].copy_from_slice(&[0, 3, 0, len, 0x21, 0x12, 0xa4, 0x42]);
         }
-        world.from_client(tuple, &bytes);
+        world.client_sends(tuple, &bytes);
     }
     assert!(world.host.open.is_empty() && world.server.allocations().len() == 0);
     assert!(world.server.outcomes().not_turn > 1000);

@@ -17,7 +17,7 @@ fn send(client: &Client, world: &mut World, peer: &str, data: &[u8]) -> usize {
     let mut message = Message::builder(kind, transaction, MessageWriteVec::new());
     message.add_attribute(&XorPeerAddress::new(peer.parse().unwrap(), transaction)).unwrap();
     message.add_attribute(&Data::new(data)).unwrap();
-    let sent = world.from_client(client.tuple, &message.finish());
+    let sent = world.client_sends(client.tuple, &message.finish());
     for (_, to, bytes) in &sent {
         assert_eq!((to.to_string().as_str(), bytes.as_slice()), (peer, data));
     }
@@ -29,24 +29,24 @@ fn data_passes_as_indications_with_a_permission_alone() {
     let mut world = World::new();
     let (mut ann, relayed) = world.allocated("ann", "192.0.2.7:1000");
     assert_eq!(send(&ann, &mut world, PEER, b"out"), 0, "no permission yet");
-    assert!(world.from_peer(relayed, PEER, b"in").is_empty(), "nor for what comes");
+    assert!(world.peer_sends(relayed, PEER, b"in").is_empty(), "nor for what comes");
     assert_eq!(world.permit(&mut ann, &[PEER]), 0);
     assert_eq!(send(&ann, &mut world, PEER, b"out"), 1);
     assert_eq!(send(&ann, &mut world, "203.0.113.9:1", b"out"), 1, "a permission is for an address");
     assert_eq!(send(&ann, &mut world, "203.0.113.10:7000", b"out"), 0);
 
-    let sent = world.from_peer(relayed, PEER, b"in");
+    let sent = world.peer_sends(relayed, PEER, b"in");
     let [(from, to, bytes)] = sent.as_slice() else { panic!("one indication") };
     assert_eq!((*from, *to), (ann.tuple.server, ann.tuple.client));
     let message = Message::from_bytes(bytes).unwrap();
     assert!(message.has_method(DATA) && message.has_class(MessageClass::Indication));
     let peer = message.attribute::<XorPeerAddress>().unwrap().addr(message.transaction_id());
     assert_eq!((peer.to_string().as_str(), message.attribute::<Data>().unwrap().data()), (PEER, &b"in"[..]));
-    assert!(world.from_peer(relayed, "203.0.113.10:7000", b"in").is_empty());
+    assert!(world.peer_sends(relayed, "203.0.113.10:7000", b"in").is_empty());
 
     world.wait(300);
     assert_eq!(send(&ann, &mut world, PEER, b"out"), 0, "the permission has ended");
-    assert!(world.from_peer(relayed, PEER, b"in").is_empty());
+    assert!(world.peer_sends(relayed, PEER, b"in").is_empty());
 }
 
 #[test]
@@ -61,15 +61,15 @@ fn data_passes_by_channels() {
     assert_eq!(binding.until, world.at + std::time::Duration::from_secs(300));
     let sent = world.channel_data(&ann, 0x4000, b"out");
     assert_eq!(sent, [(relayed, PEER.parse().unwrap(), b"out".to_vec())]);
-    assert_eq!(world.from_peer(relayed, PEER, b"in!")[0].2, *b"\x40\x00\x00\x03in!");
-    assert!(world.from_peer(relayed, "203.0.113.9:1", b"in")[0].2[0] < 4, "another port: an indication");
+    assert_eq!(world.peer_sends(relayed, PEER, b"in!")[0].2, *b"\x40\x00\x00\x03in!");
+    assert!(world.peer_sends(relayed, "203.0.113.9:1", b"in")[0].2[0] < 4, "another port: an indication");
 
     // Padding is not needed, and does not matter.
     for padding in 0..=3 {
         let bytes = [&b"\x40\x00\x00\x01x"[..], &vec![0xff; padding]].concat();
-        assert_eq!(world.from_client(ann.tuple, &bytes)[0].2, b"x", "{padding} bytes of padding");
+        assert_eq!(world.client_sends(ann.tuple, &bytes)[0].2, b"x", "{padding} bytes of padding");
     }
-    assert!(world.from_client(ann.tuple, b"\x40\x00\x00\x05shor").is_empty(), "shorter than it says");
+    assert!(world.client_sends(ann.tuple, b"\x40\x00\x00\x05shor").is_empty(), "shorter than it says");
     assert_eq!(world.channel_data(&ann, 0x4000, b"")[0].2, b"");
 }
 
@@ -85,12 +85,12 @@ fn a_channel_ends_and_so_does_what_it_needs() {
     assert_eq!(world.refresh(&mut ann, 600).code(), 0);
     world.wait(300);
     assert!(world.channel_data(&ann, 0x4000, b"x").is_empty(), "without the permission there is nothing");
-    assert!(world.from_peer(relayed, PEER, b"x").is_empty());
+    assert!(world.peer_sends(relayed, PEER, b"x").is_empty());
     assert_eq!(world.permit(&mut ann, &[PEER]), 0);
     assert_eq!(until(&world), 1, "the channel itself");
     world.wait(1);
     assert!(world.channel_data(&ann, 0x4000, b"x").is_empty() && world.bound.is_empty());
-    assert!(world.from_peer(relayed, PEER, b"x")[0].2[0] < 4, "the permission is still there");
+    assert!(world.peer_sends(relayed, PEER, b"x")[0].2[0] < 4, "the permission is still there");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn clients_of_the_server_reach_each_other_by_their_relayed_addresses() {
     let (to_ann, to_bob) = (at_ann.to_string(), at_bob.to_string());
     assert_eq!((world.permit(&mut ann, &[&to_bob]), world.permit(&mut bob, &[&to_ann])), (0, 0));
     assert_eq!(send(&ann, &mut world, &to_bob, b"hi"), 1);
-    assert_eq!(world.from_peer(at_bob, &to_ann, b"hi").len(), 1);
+    assert_eq!(world.peer_sends(at_bob, &to_ann, b"hi").len(), 1);
     assert_eq!(world.bind(&mut ann, 0x4000, &to_bob), 0);
     assert_eq!(world.channel_data(&ann, 0x4000, b"hi").len(), 1);
 }
@@ -153,8 +153,8 @@ fn traffic_is_counted_by_user() {
     let (mut ann, relayed) = world.allocated("ann", "192.0.2.7:1000");
     world.bind(&mut ann, 0x4000, PEER);
     world.channel_data(&ann, 0x4000, b"seven b");
-    world.from_peer(relayed, PEER, b"one");
-    world.from_peer(relayed, PEER, b"two");
+    world.peer_sends(relayed, PEER, b"one");
+    world.peer_sends(relayed, PEER, b"two");
     let figures = |world: &World| {
         let traffic = world.server.accounts()["ann"].traffic;
         [traffic.sent.packets, traffic.sent.bytes, traffic.received.packets, traffic.received.bytes]

@@ -182,14 +182,14 @@ impl World {
     }
 
     /// A datagram from a client.
-    pub fn from_client(&mut self, tuple: FiveTuple, bytes: &[u8]) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
+    pub fn client_sends(&mut self, tuple: FiveTuple, bytes: &[u8]) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
         let mut actions = Vec::new();
         self.server.handle(self.now(), tuple, bytes, &mut self.host, &mut actions);
         self.carry_out(actions)
     }
 
     /// A datagram from a peer to a relayed address.
-    pub fn from_peer(
+    pub fn peer_sends(
         &mut self,
         relayed: SocketAddr,
         peer: &str,
@@ -202,7 +202,7 @@ impl World {
 
     /// The answer to a request as it stands.
     pub fn ask(&mut self, tuple: FiveTuple, bytes: &[u8]) -> Option<Answer> {
-        let mut sent = self.from_client(tuple, bytes);
+        let mut sent = self.client_sends(tuple, bytes);
         assert!(sent.len() <= 1, "one answer at most");
         let (from, to, bytes) = sent.pop()?;
         assert_eq!((from, to), (tuple.server, tuple.client));
@@ -298,6 +298,6 @@ impl World {
         data: &[u8],
     ) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
         let bytes = [&number.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat();
-        self.from_client(client.tuple, &bytes)
+        self.client_sends(client.tuple, &bytes)
     }
 }
