@@ -23,6 +23,8 @@ use crate::api::problem::{self, Problem};
 const CONNECT: Duration = Duration::from_secs(10);
 /// How often it is seen whether the other side of an idle connection is still there.
 const KEEPALIVE: Duration = Duration::from_secs(3);
+/// After so long without any sign of it, it is taken to be gone. Over this option the kernel heeds no number of tries.
+const GONE: Duration = Duration::from_secs(8);
 /// How long an answer may take, unless the request says otherwise.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -294,7 +296,7 @@ pub(crate) fn builder() -> reqwest::ClientBuilder {
     // Whoever redirects us would get to see our credentials.
     let builder = reqwest::Client::builder().connect_timeout(CONNECT).redirect(Policy::none());
     // Some answers take long: a host that has vanished meanwhile is noticed.
-    builder.tcp_keepalive(KEEPALIVE).tcp_keepalive_interval(KEEPALIVE).tcp_keepalive_retries(2)
+    builder.tcp_keepalive(KEEPALIVE).tcp_keepalive_interval(KEEPALIVE).tcp_user_timeout(GONE)
 }
 
 /// The URL that paths are joined to.

@@ -234,6 +234,11 @@ impl Host {
         process
     }
 
+    /// Its WireGuard interface.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
     fn socket(&self) -> PathBuf {
         Path::new(WIREGUARD_SOCKETS).join(format!("{}.sock", self.interface))
     }

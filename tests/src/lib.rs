@@ -21,6 +21,7 @@ pub mod bench;
 pub mod cards;
 pub mod cleanup;
 pub mod command;
+pub mod fleet;
 pub mod flood;
 pub mod frames;
 pub mod host;
@@ -37,8 +38,9 @@ pub mod wait;
 pub mod world;
 pub mod xdp_pass;
 
+pub use fleet::Fleet;
 pub use frames::FrameCounter;
-pub use host::Host;
+pub use host::{Host, Keys};
 pub use internet::{Internet, Nat};
 pub use lab::{Lab, Namespace};
 pub use relay::{Member, Relay};

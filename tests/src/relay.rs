@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::{
     command::{Process, program, run},
+    fleet::ask,
     host::{Host, Keys},
     internet::public,
     lab::Namespace,
@@ -240,6 +241,17 @@ sessions = 65536
         self.process.take().expect("wgrelay runs").stop(signal)
     }
 
+    /// What it is called.
+    pub fn name(&self) -> String {
+        format!("relay-{}", self.number)
+    }
+
+    /// What one of the commands of its control plane prints, as JSON.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> serde_json::Value {
+        ask(&self.socket(), arguments)
+    }
+
     /// One of its commands that look at the running relay: `status`, `hosts`, `sessions` or `sources`.
     pub fn query(&self, what: &str, arguments: &[&str]) -> Output {
         let mut command = program(wgrelay());
@@ -435,6 +447,8 @@ pub struct Source {
 pub struct HostStatus {
     /// Name.
     pub name: String,
+    /// Whether it is relayed here.
+    pub relayed: bool,
     /// Current endpoint.
     pub endpoint: Option<String>,
     /// Of its registration.

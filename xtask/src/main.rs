@@ -74,6 +74,9 @@ enum Task {
         /// Print the result as one JSON object, as the last line
         #[arg(long)]
         json: bool,
+        /// Show instead two relays that share etcd: hosts join by key, one relay is lost, its hosts move to the other
+        #[arg(long)]
+        fleet: bool,
     },
     /// Run random frames through the XDP program and through an independent model of it, and compare
     ///
@@ -144,13 +147,13 @@ fn perform(task: Task) -> Result<()> {
             let program = build::host("wgrelay", release)?;
             process::replace(Command::new(program).arg("run").args(arguments))
         }
-        Task::Demo { json } => {
+        Task::Demo { json, fleet } => {
             let tools = setup::setup(&workspace, &[Bpf, Lab])?;
             build::object(&workspace, &tools)?;
             let wgrelay = build::host("wgrelay", false)?;
             let mut demo = Command::new(build::host("demo", false)?);
             demo.env("WGRELAY_BIN", wgrelay);
-            process::replace(demo.args(json.then_some("--json")))
+            process::replace(demo.args(json.then_some("--json")).args(fleet.then_some("--fleet")))
         }
         Task::Fuzz(arguments) => process::replace(&mut fuzz::command(&workspace, &arguments)?),
         Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),

@@ -11,9 +11,9 @@ use super::{
     message::Macs,
     outcome::Outcome,
     pending::{Handshake, Origin},
-    search::{Kernel, Key, Keys, LANES},
 };
 use crate::members::{MemberId, Members, Place, Policy, PublicKey};
+use relay_search::{Kernel, Key, Keys, LANES};
 
 /// How many members an endpoint is remembered to have had to do with. With the relay's own key that is few enough to be
 /// searched in microseconds, and enough for a host with many peers, each of which it talks to every two minutes.
@@ -107,7 +107,7 @@ impl Directory {
     pub fn new(relay_key: &PublicKey, kernel: Kernel) -> Self {
         Self {
             kernel,
-            relay_key: Keys::of(kernel, [relay_key].into_iter()).key(0),
+            relay_key: Keys::of(kernel, [&relay_key.0].into_iter()).key(0),
             members: Arc::default(),
             keys: Keys::some(kernel, []),
             owners: Vec::new(),
@@ -149,7 +149,7 @@ impl Directory {
                 None => self.remove_key(id),
             }
         }
-        let keys = Keys::of(self.kernel, new_keys.iter().map(|&(_, key)| key));
+        let keys = Keys::of(self.kernel, new_keys.iter().map(|&(_, key)| &key.0));
         for (n, (id, _)) in new_keys.into_iter().enumerate() {
             self.set_key(id, keys.key(n));
         }
@@ -403,12 +403,12 @@ impl Directory {
     ) -> Option<T> {
         let candidates = candidates.into_iter().filter_map(|(owner, key)| Some((owner, key?)));
         let (owners, keys): (Vec<T>, Vec<Key>) = candidates.unzip();
-        Keys::some(self.kernel, keys).find(macs).map(|place| owners[place])
+        Keys::some(self.kernel, keys).find(macs.body, macs.mac1).map(|place| owners[place])
     }
 
     /// Whose key fits, of all members.
     fn find_among_all(&self, macs: &Macs) -> Option<MemberId> {
-        self.keys.find(macs).map(|place| self.owners[place])
+        self.keys.find(macs.body, macs.mac1).map(|place| self.owners[place])
     }
 
     /// Whom an initiation from `source` is for, as far as that is quickly found: tries the relay's own key and those of the

@@ -2,7 +2,7 @@
 //!
 //! Pure: messages and times go in, [`Action`]s come out. No socket, no map, no clock.
 //!
-//! The way of a message: `message` reads it, `directory` says whom it is from and for (by `search`), `initiations` and
+//! The way of a message: `message` reads it, `directory` says whom it is from and for (by [`relay_search`]), `initiations` and
 //! `answers` decide. An initiation from nobody known must prove its address first (`cookie`); one that is sent on is
 //! remembered (`pending`); its response proves a session (`sessions`). How much of this is done for whom is limited
 //! (`budget`).
@@ -17,7 +17,6 @@ mod mac;
 mod message;
 mod outcome;
 mod pending;
-pub mod search;
 mod sessions;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use rand::rngs::StdRng;
+use relay_search::Kernel;
 
 use super::{
     Action, Datagram, Session, Side, Timestamp,
@@ -19,7 +20,6 @@ use super::{
     message::Message,
     outcome::{Outcome, Outcomes},
     pending::{Origin, Pending, Quotas},
-    search::Kernel,
     sessions::Sessions,
 };
 use crate::{
@@ -176,21 +176,24 @@ impl Tracker {
             self.outcomes.add(Outcome::EndpointRefused);
         }
         let (directory, settings) = (&self.directory, &self.settings);
+        // Nobody says any more where these are. Of a host that is relayed here its WireGuard will.
+        let nowhere = |id: MemberId| !directory.is_relayed_here(id) && directory.locations(id).is_empty();
         let forgotten = self.pending.remove_unless(|handshake| {
-            !refuses(settings, handshake.source)
+            !nowhere(handshake.recipient)
+                && !matches!(handshake.origin, Origin::Member(id) if nowhere(id))
+                && !refuses(settings, handshake.source)
                 && !refuses(settings, handshake.responder)
                 && directory.may_initiate(handshake.origin, handshake.recipient).is_ok()
                 && (handshake.origin != Origin::Relay || directory.origin(handshake.source) == Origin::Relay)
         });
         out.extend(forgotten.into_iter().map(|index| Action::Forget { index }));
 
+        let ends = |side: &Side| refuses(settings, side.endpoint) || side.member.is_some_and(nowhere);
         let concerned = before.iter().flat_map(|(id, _)| self.sessions.of(*id));
         let revoked: Vec<u32> = concerned
             .filter(|session| {
                 !directory.permits(session.initiator.member, session.responder.member)
-                    || [session.initiator, session.responder]
-                        .iter()
-                        .any(|side| refuses(settings, side.endpoint))
+                    || [session.initiator, session.responder].iter().any(ends)
             })
             .map(|session| session.responder.index)
             .collect();

@@ -12,12 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use rand::{SeedableRng as _, rngs::StdRng};
+use relay_search::Kernel;
 use relay_user::{
     admission::{Filter, Work},
-    handshake::{
-        Action, Datagram, Limits, Outcome, Quotas, Session, Settings, Side, Timestamp, Tracker,
-        search::Kernel,
-    },
+    handshake::{Action, Datagram, Limits, Outcome, Quotas, Session, Settings, Side, Timestamp, Tracker},
     members::{Member, Members, Place, Policy, PublicKey},
 };
 

@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod handshakes;
 pub mod load;
 pub mod machine;
+pub mod members;
 pub mod report;
 pub mod stats;
 pub mod throughput;

@@ -7,13 +7,15 @@ use serde_json::{Value, json};
 
 use crate::{Server, key, member};
 
-/// Who may: everybody, readers, makers of keys, administrators, or readers and the owner of the member.
+/// Who may: everybody, readers, makers of keys, administrators, these and the owner of the member, or readers and the
+/// owner.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum May {
     Everybody,
     Read,
     Enrol,
     Admin,
+    AdminOrOwn,
     Own,
 }
 
@@ -23,6 +25,7 @@ fn exceptions() -> BTreeMap<&'static str, May> {
         ("get /v1/health", May::Everybody),
         ("post /v1/enrol", May::Everybody),
         ("post /v1/keys", May::Enrol),
+        ("delete /v1/members/{name}", May::AdminOrOwn),
         ("get /v1/members/{name}", May::Own),
         ("get /v1/members/{name}/configuration", May::Own),
     ]
@@ -70,6 +73,7 @@ async fn every_operation_is_for_those_who_may() {
                 May::Read => matches!(*who, "read" | "admin"),
                 May::Enrol => matches!(*who, "enrol" | "admin"),
                 May::Admin => *who == "admin",
+                May::AdminOrOwn => matches!(*who, "admin" | "owner"),
                 May::Own => matches!(*who, "read" | "admin" | "owner"),
             };
             let expected: &[u16] = match (enough, token) {

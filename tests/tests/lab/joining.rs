@@ -14,6 +14,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use relay_tests::{
     Host, Lab, Namespace,
     command::{Process, run, run_with_input},
+    fleet::certify,
     relay::wgrelay,
     until,
 };
@@ -79,18 +80,12 @@ impl World {
         let mut world = Self { lab, host, relays, peer, plane, serving: None, key: String::new() };
         world.relays.iter_mut().for_each(Host::start);
         world.peer.start();
-        world.certificate();
+        certify(&world.lab, &["192.0.2.1".to_owned()]);
         world.fill_store();
         world.serve();
         let made = world.wgrelay(&["key", "create", "--network", "mesh", "--relay", "r1", "--json"]);
         world.key = made["secret"].as_str().expect("the secret is told").to_owned();
         world
-    }
-
-    fn certificate(&self) {
-        let certified = rcgen::generate_simple_self_signed(vec!["192.0.2.1".to_owned()]).expect("certify");
-        fs::write(self.lab.file("api.pem"), certified.cert.pem()).expect("write a certificate");
-        fs::write(self.lab.file("api.key"), certified.signing_key.serialize_pem()).expect("write a key");
     }
 
     /// What only relays find out: that these hosts have their keys.

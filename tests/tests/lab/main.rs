@@ -3,6 +3,7 @@
 mod between_families;
 mod coming_back;
 mod failures;
+mod fleet;
 mod flood;
 mod joining;
 mod members;

@@ -66,7 +66,7 @@ pub fn member(name: &str, networks: &[&str], place: Place) -> Member {
     }
 }
 
-/// Members named in one word each: `name` is relayed here; `name@ENDPOINT` is static; `name@@RELAY` is relayed by another;
+/// Members named in one word each: `name` is relayed here; `name@ENDPOINT` is static, and `name@` without a known endpoint; `name@@RELAY` is relayed by another;
 /// `name/NETWORK` is in that network instead of "net".
 pub fn members(policy: Policy, relays: &[(&str, &str)], words: &[&str]) -> Arc<Members> {
     let relays = relays
@@ -76,6 +76,7 @@ pub fn members(policy: Policy, relays: &[(&str, &str)], words: &[&str]) -> Arc<M
         let (word, network) = word.split_once('/').unwrap_or((word, "net"));
         match (word.split_once("@@"), word.split_once('@')) {
             (Some((name, relay)), _) => member(name, &[network], Place::RelayedBy(relay.into())),
+            (None, Some((name, ""))) => member(name, &[network], Place::Static(Vec::new())),
             (None, Some((name, endpoint))) => member(name, &[network], Place::Static(vec![at(endpoint)])),
             (None, None) => member(word, &[network], Place::Relayed),
         }

@@ -241,6 +241,21 @@ fn members_of_which_none_is_relayed_here_any_more_lose_their_session() {
 }
 
 #[test]
+fn a_member_that_is_relayed_no_more_and_is_nowhere_else_loses_its_sessions() {
+    let (_, sessions, pending) = after(members(Policy::Members, &[], &["alice", "bob", "carol@"]));
+    assert_eq!((sessions, pending), ([1].into(), [11].into()));
+}
+
+#[test]
+fn a_static_member_that_is_relayed_from_now_on_keeps_its_sessions() {
+    let mut relay = Relay::new(settings(), members(Policy::Members, &[], &["alice", "p@198.51.100.50:5"]));
+    relay.learn("alice", ALICE);
+    relay.open(("alice", ALICE, 1), ("p", "198.51.100.50:5", 2));
+    relay.set_members(members(Policy::Members, &[], &["alice", "p"]));
+    assert_eq!(relay.tracker.session_by_index(1).unwrap().responder.endpoint, at("198.51.100.50:5"));
+}
+
+#[test]
 fn a_changed_static_endpoint_is_followed() {
     let mut relay = Relay::new(settings(), members(Policy::Members, &[], &["alice", "p@198.51.100.50:5"]));
     relay.learn("alice", ALICE);

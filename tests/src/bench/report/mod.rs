@@ -16,6 +16,7 @@ use super::{
     CONTROL, Effort, handshakes,
     load::{flood, hub, relays, row},
     machine::Machine,
+    members,
     stats::Ratio,
     throughput,
     xdp::{channels, latency, packets, programs},
@@ -47,6 +48,8 @@ pub struct Report {
     pub hub: Vec<row::Row>,
     /// TCP from end to end.
     pub throughput: Vec<throughput::Row>,
+    /// The control plane with very many members.
+    pub members: Vec<members::Row>,
     /// The A/A controls of all parts that have one.
     pub controls: Vec<Control>,
     /// All kinds of relays compared, if what that needs was measured.
@@ -85,6 +88,7 @@ impl Report {
             Part::Relays => self.relays = relays::run(effort, progress)?,
             Part::Hub => self.hub = hub::run(effort, progress)?,
             Part::Throughput => self.throughput = throughput::run(effort, progress)?,
+            Part::Members => self.members = members::run(effort, progress)?,
         }
         self.controls = self.controls();
         self.net_cost = NetCost::of(self);

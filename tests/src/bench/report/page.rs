@@ -76,6 +76,7 @@ fn title(part: Part) -> &'static str {
         Part::Relays => "Relays of all kinds under one load",
         Part::Hub => "A hub that decrypts and encrypts again",
         Part::Throughput => "TCP through WireGuard",
+        Part::Members => "The control plane with very many members",
     }
 }
 

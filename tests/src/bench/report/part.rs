@@ -21,4 +21,6 @@ pub enum Part {
     Hub,
     /// TCP through WireGuard: direct, by the relay, by the hub
     Throughput,
+    /// The control plane with very many members
+    Members,
 }

@@ -19,6 +19,7 @@ pub fn of_part(report: &Report, part: Part) -> String {
         Part::Relays => load(report, &report.relays),
         Part::Hub => load(report, &report.hub),
         Part::Throughput => throughput(report),
+        Part::Members => members(report),
     }
 }
 
@@ -260,6 +261,40 @@ fn ratio(Ratio { median, low, high }: Ratio) -> String {
 
 fn extremes(Spread { min, max, .. }: Spread) -> String {
     format!("{min:.0}–{max:.0}")
+}
+
+/// The control plane with very many members.
+fn members(report: &Report) -> String {
+    let mut table = Table::new([
+        "members",
+        "enrolments /s",
+        "start, s",
+        "a change, ms",
+        "min–max",
+        "resident, MiB",
+        "at most",
+        "idle, % of a CPU",
+        "its wireguard-go",
+        "a move, ms",
+        "min–max",
+    ]);
+    for row in &report.members {
+        let range = |spread: &Spread| format!("{:.0}–{:.0}", spread.min, spread.max);
+        table.row([
+            thousands(row.members as f64),
+            thousands(row.enrolments_per_second),
+            format!("{:.2}", row.start_seconds),
+            format!("{:.1}", row.change_ms.median),
+            range(&row.change_ms),
+            format!("{:.0}", row.resident_mib),
+            format!("{:.0}", row.resident_mib_peak),
+            format!("{:.1}", row.idle_percent),
+            format!("{:.1}", row.idle_percent_wireguard),
+            format!("{:.0}", row.move_ms.median),
+            range(&row.move_ms),
+        ]);
+    }
+    if report.members.is_empty() { String::new() } else { table.to_string() }
 }
 
 /// A whole number with its thousands apart.

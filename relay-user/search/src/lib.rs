@@ -6,11 +6,10 @@
 //! Keys are tried side by side. The states of [`LANES`] keys stand transposed, all first words, then all second words and
 //! so on, and the compression is plain Rust in a loop over the lanes: LLVM makes vector code of it for each [`Kernel`].
 
-use relay_ebpf::wireguard::MAC_LEN;
-
-use super::message::Macs;
-use crate::members::PublicKey;
-
+/// Bytes in a mac1.
+pub const MAC_LEN: usize = 16;
+/// Bytes in a public key.
+pub const KEY_LEN: usize = 32;
 /// How many keys are tried side by side.
 pub const LANES: usize = 16;
 
@@ -52,11 +51,11 @@ pub struct Key([u32; 8]);
 
 impl Keys {
     /// Those of the messages for these, in their order.
-    pub fn of<'k>(kernel: Kernel, recipients: impl ExactSizeIterator<Item = &'k PublicKey>) -> Self {
+    pub fn of<'k>(kernel: Kernel, recipients: impl ExactSizeIterator<Item = &'k [u8; KEY_LEN]>) -> Self {
         let len = recipients.len();
         let mut labelled = vec![[[0; LANES]; 16]; len.div_ceil(LANES)];
         for (place, recipient) in recipients.enumerate() {
-            let bytes = b"mac1----".as_chunks().0.iter().chain(recipient.0.as_chunks().0);
+            let bytes = b"mac1----".as_chunks().0.iter().chain(recipient.as_chunks().0);
             for (word, bytes) in labelled[place / LANES].iter_mut().zip(bytes) {
                 word[place % LANES] = u32::from_le_bytes(*bytes);
             }
@@ -98,12 +97,12 @@ impl Keys {
         self.states.truncate(self.len.div_ceil(LANES));
     }
 
-    /// The first place whose key the message's mac1 was made with.
-    pub fn find(&self, macs: &Macs) -> Option<usize> {
-        let parts: Vec<Part> = (macs.body.chunks(BLOCK).zip(1..))
-            .map(|(bytes, n)| Part::new(bytes, BLOCK * n + bytes.len(), BLOCK * n >= macs.body.len()))
+    /// The first place whose key this mac1 was made with; `body` is the message before it, which it covers.
+    pub fn find(&self, body: &[u8], mac1: [u8; MAC_LEN]) -> Option<usize> {
+        let parts: Vec<Part> = (body.chunks(BLOCK).zip(1..))
+            .map(|(bytes, n)| Part::new(bytes, BLOCK * n + bytes.len(), BLOCK * n >= body.len()))
             .collect();
-        let mac1 = u128::from_le_bytes(macs.mac1);
+        let mac1 = u128::from_le_bytes(mac1);
         let mac1 = std::array::from_fn(|word| (mac1 >> (32 * word)) as u32);
         let found = self.kernel.run(Search { states: &self.states, parts: &parts, mac1 });
         // The lanes after the last key hold none.
@@ -336,10 +335,9 @@ mod tests {
         let hash = compress(&[[0; LANES]; 8], &part.words, part.hashed, true);
         let mac1: Vec<u8> = hash[..4].iter().flat_map(|word| word[0].to_le_bytes()).collect();
         let mac1 = mac1.try_into().unwrap();
-        let macs = Macs { body: &body, mac1, body_and_mac1: &[], mac2: [0; 16] };
         for kernel in Kernel::all() {
-            assert_eq!(Keys::some(kernel, [Key([0; 8])]).find(&macs), Some(0), "such a mac");
-            assert_eq!(Keys::of(kernel, [&PublicKey([1; 32])].into_iter()).find(&macs), None);
+            assert_eq!(Keys::some(kernel, [Key([0; 8])]).find(&body, mac1), Some(0), "such a mac");
+            assert_eq!(Keys::of(kernel, [&[1; 32]].into_iter()).find(&body, mac1), None);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: the relay at work, from the outside.
 
+mod fleet;
+
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use clap::Parser;
@@ -17,6 +19,9 @@ struct Arguments {
     /// Print the result as one JSON object, as the last line.
     #[arg(long)]
     json: bool,
+    /// Show instead two relays that share etcd, hosts that join them, and the loss of one relay.
+    #[arg(long)]
+    fleet: bool,
 }
 
 /// What came of it.
@@ -56,17 +61,29 @@ const TCP_SECONDS: u32 = 2;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // The harness panics on what should not happen, and by unwinding the lab is removed.
-    let Ok((outcome, metrics)) = std::panic::catch_unwind(show) else {
+    let shown = std::panic::catch_unwind(|| {
+        if arguments.fleet {
+            let (outcome, text) = fleet::show();
+            return (outcome.ok, text, json(&outcome));
+        }
+        let (outcome, metrics) = show();
+        (outcome.ok, table(&outcome, &metrics), json(&outcome))
+    });
+    let Ok((ok, text, line)) = shown else {
         if arguments.json {
             println!(r#"{{"ok":false}}"#);
         }
         return ExitCode::FAILURE;
     };
-    print!("{}", table(&outcome, &metrics));
+    print!("{text}");
     if arguments.json {
-        println!("{}", serde_json::to_string(&outcome).expect("the outcome is plain data"));
+        println!("{line}");
     }
-    if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn json(outcome: &impl Serialize) -> String {
+    serde_json::to_string(outcome).expect("the outcome is plain data")
 }
 
 /// Progress goes to standard error: what is on standard output is the result.
