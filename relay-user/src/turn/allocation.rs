@@ -104,6 +104,11 @@ impl Allocation {
         self.permissions.get(&peer).is_some_and(|until| *until > now)
     }
 
+    /// The addresses that are permitted, or were until lately.
+    pub fn permitted(&self) -> impl Iterator<Item = IpAddr> {
+        self.permissions.keys().copied()
+    }
+
     /// How many permissions there would be with these.
     pub fn permissions_with(&self, peers: &[IpAddr]) -> usize {
         let mut new: Vec<_> = peers.iter().filter(|peer| !self.permissions.contains_key(peer)).collect();

@@ -114,6 +114,11 @@ impl Server {
             if known && !admits(self) {
                 return None;
             }
+            let unknown = unknown_attributes(message);
+            if !unknown.is_empty() {
+                self.outcomes.bad_request += 1;
+                return Some(Response::unknown_attributes(message, &unknown).finish(None));
+            }
             self.outcomes.binding += 1;
             let mapped = XorMappedAddress::new(tuple.client, message.transaction_id());
             return Some(Response::success(message).with(&mapped).finish(None));
@@ -164,11 +169,7 @@ impl Server {
 
     fn proven(&mut self, request: &Request<'_>, host: &mut dyn Host, actions: &mut Vec<Action>) -> Response {
         let message = request.message;
-        let unknown: Vec<AttributeType> = message
-            .iter_attributes()
-            .map(|(_, attribute)| attribute.get_type())
-            .filter(|kind| kind.comprehension_required() && !UNDERSTOOD.contains(kind))
-            .collect();
+        let unknown = unknown_attributes(message);
         if !unknown.is_empty() {
             self.outcomes.bad_request += 1;
             return Response::unknown_attributes(message, &unknown);
@@ -399,9 +400,7 @@ impl Server {
         message: &Message<'_>,
         actions: &mut Vec<Action>,
     ) {
-        let kinds = message.iter_attributes().map(|(_, attribute)| attribute.get_type());
-        let understood =
-            kinds.into_iter().all(|kind| !kind.comprehension_required() || UNDERSTOOD.contains(&kind));
+        let understood = unknown_attributes(message).is_empty();
         match (message.attribute::<XorPeerAddress>(), message.attribute::<Data>()) {
             (Ok(peer), Ok(data)) if understood => {
                 let peer = peer.addr(message.transaction_id());
@@ -439,6 +438,15 @@ impl Server {
             })
         }));
     }
+}
+
+/// What a message has that must be understood and is not.
+fn unknown_attributes(message: &Message<'_>) -> Vec<AttributeType> {
+    message
+        .iter_attributes()
+        .map(|(_, attribute)| attribute.get_type())
+        .filter(|kind| kind.comprehension_required() && !UNDERSTOOD.contains(kind))
+        .collect()
 }
 
 /// What an Allocate request asks for.

@@ -234,7 +234,7 @@ impl Server {
 
     /// Takes over other settings; addresses and ports stay as they are. Allocations of users that are no more end at once,
     /// and so does what is not permitted any more.
-    pub fn configure(&mut self, now: Now, settings: Settings, actions: &mut Vec<Action>) {
+    pub fn configure(&mut self, settings: Settings, actions: &mut Vec<Action>) {
         let Settings { addresses, ports, .. } = self.settings.clone();
         self.settings = Settings { addresses, ports, ..settings };
         self.guard.set_rates(self.settings.rates);
@@ -242,10 +242,10 @@ impl Server {
             .allocations
             .iter()
             .filter(|(_, allocation)| {
-                let user = self.settings.credentials.user(&allocation.username, now.unix);
-                let channels = || allocation.channels().map(|(_, _, channel)| channel.peer.ip());
+                // Of time-limited credentials the time does not count: that is asked with every refresh.
+                let user = self.settings.credentials.user(&allocation.username, 0);
                 user.is_none_or(|user| user.key != allocation.key)
-                    || channels().any(|peer| !self.settings.peers.permit(peer) && !self.is_address(peer))
+                    || allocation.permitted().any(|peer| !self.settings.peers.permit(peer) && !self.is_address(peer))
             })
             .map(|(tuple, _)| *tuple)
             .collect();
@@ -306,7 +306,7 @@ impl Server {
                 Some(message)
             }
             None => {
-                let transaction = TransactionId::generate();
+                let transaction = TransactionId::from(self.rng.random::<u128>());
                 data_indication(&[&XorPeerAddress::new(peer, transaction), &Data::new(bytes)], transaction)
             }
         };

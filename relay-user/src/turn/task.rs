@@ -144,7 +144,7 @@ impl Running {
                 () = stop.cancelled() => return true,
                 () = wanted.changed() => {
                     let Some(settings) = wanted.current() else { return false };
-                    self.server.configure(now(), settings, &mut actions);
+                    self.server.configure(settings, &mut actions);
                 }
                 Some(first) = self.received.recv() => {
                     self.take(first, &mut actions);

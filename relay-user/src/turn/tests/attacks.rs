@@ -144,7 +144,7 @@ fn a_flood_of_requests_is_answered_no_more_than_so_often() {
     let (mut ann, _) = world.allocated("ann", "192.0.2.7:1000");
     let rates = Rates { source: 10, all: 40 };
     let mut actions = Vec::new();
-    world.server.configure(world.now(), Settings { rates, ..settings() }, &mut actions);
+    world.server.configure(Settings { rates, ..settings() }, &mut actions);
     assert!(actions.is_empty());
     let answered = |world: &mut World, address: String, method| {
         let tuple = client("x", &address).tuple;
@@ -175,13 +175,13 @@ fn whoever_is_removed_ends_at_once() {
     let mut without_ann = settings();
     without_ann.credentials.users.remove("ann");
     let mut actions = Vec::new();
-    world.server.configure(world.now(), without_ann.clone(), &mut actions);
+    world.server.configure(without_ann.clone(), &mut actions);
     world.carry_out(actions);
     assert!(world.server.allocation(&ann.tuple).is_none() && world.server.allocation(&bob.tuple).is_some());
     // A peer that is denied from now on.
     let peers = Peers::new(&[], &["203.0.113.0/24".parse().unwrap()]);
     let mut actions = Vec::new();
-    world.server.configure(world.now(), Settings { peers, ..without_ann }, &mut actions);
+    world.server.configure(Settings { peers, ..without_ann }, &mut actions);
     world.carry_out(actions);
     assert!(
         world.server.allocation(&bob.tuple).is_none() && world.bound.is_empty() && world.host.open.is_empty()

@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: the relay at work, from the outside.
 
 mod fleet;
+mod turn;
 
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
@@ -22,6 +23,9 @@ struct Arguments {
     /// Show instead two relays that share etcd, hosts that join them, and the loss of one relay.
     #[arg(long)]
     fleet: bool,
+    /// Show instead the TURN server, with coturn's client and with WireGuard.
+    #[arg(long, conflicts_with = "fleet")]
+    turn: bool,
 }
 
 /// What came of it.
@@ -64,6 +68,10 @@ fn main() -> ExitCode {
     let shown = std::panic::catch_unwind(|| {
         if arguments.fleet {
             let (outcome, text) = fleet::show();
+            return (outcome.ok, text, json(&outcome));
+        }
+        if arguments.turn {
+            let (outcome, text) = turn::show();
             return (outcome.ok, text, json(&outcome));
         }
         let (outcome, metrics) = show();
