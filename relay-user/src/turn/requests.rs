@@ -59,6 +59,9 @@ const UNDERSTOOD: &[AttributeType] = &[
     Data::TYPE,
 ];
 
+/// So many attributes that are not are named in an answer.
+const UNKNOWN: usize = 16;
+
 /// A request whose sender has proven who it is.
 struct Request<'a> {
     now: Timestamp,
@@ -440,12 +443,13 @@ impl Server {
     }
 }
 
-/// What a message has that must be understood and is not.
+/// What a message has that must be understood and is not; the first of it, if it is a lot.
 fn unknown_attributes(message: &Message<'_>) -> Vec<AttributeType> {
     message
         .iter_attributes()
         .map(|(_, attribute)| attribute.get_type())
         .filter(|kind| kind.comprehension_required() && !UNDERSTOOD.contains(kind))
+        .take(UNKNOWN)
         .collect()
 }
 
