@@ -42,6 +42,12 @@ pub const fn add(a: u16, b: u16) -> u16 {
     (sum + (sum >> 16)) as u16
 }
 
+/// The delta of one word in place of another, both as they stand in the packet.
+#[inline(always)]
+pub const fn replace(old: [u8; 2], new: [u8; 2]) -> u16 {
+    add(!u16::from_ne_bytes(old), u16::from_ne_bytes(new))
+}
+
 /// The checksum after a change whose delta is given. `checksum` is the field as it is in the packet.
 #[inline(always)]
 pub const fn apply(checksum: u16, delta: u16) -> u16 {

@@ -15,6 +15,7 @@ use crate::{
     maps::{PENDING, is_relay, locals, port_be},
     sessions,
     straight::straight,
+    turn::turn,
     up::{Arrival, copy_up, hint},
 };
 
@@ -77,6 +78,7 @@ where
             // The lengths fit, so the message is shorter than the shortest of WireGuard's.
             None => ours::<TAGS, I>(frame, Reason::NotWireguard),
         },
+        Err(Reason::OtherDestination) => return turn::<TAGS, I>(ctx, frame),
         Err(reason) => reason,
     };
     let refused =

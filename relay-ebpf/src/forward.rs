@@ -10,7 +10,7 @@ use relay_ebpf::{
 use crate::{
     admission::within_rates,
     frame::{Ethernet, Frame, Packet, Udp},
-    ip::{Ip, LeaveAs},
+    ip::{Ip, LeaveAs, Leaving},
     maps::{NEXT_HOPS, locals},
     rewrite::write,
     sessions,
@@ -88,7 +88,13 @@ fn moved<I: LeaveAs<O>, O: Ip>(
         return Reason::OverRateLimit;
     }
     let Some(reason) = egress(&ctx, next_hop) else { return Reason::NoTxPort };
-    let ip: O = packet.ip.leave_as(session, local_out);
+    let leaving = Leaving {
+        local: local_out,
+        destination: session.destination,
+        ip_delta: session.ip_delta,
+        payload_len,
+    };
+    let ip: O = packet.ip.leave_as(&leaving);
     let mut udp = packet.udp;
     udp.rewrite(session);
 
@@ -98,9 +104,9 @@ fn moved<I: LeaveAs<O>, O: Ip>(
         return Reason::NoHeadroom;
     }
     let written = match tags_out {
-        0 => write::<0, O>(&mut frame, next_hop, ip, udp),
-        1 => write::<1, O>(&mut frame, next_hop, ip, udp),
-        _ => write::<2, O>(&mut frame, next_hop, ip, udp),
+        0 => write::<0, O, [u8; 0]>(&mut frame, next_hop, ip, udp, []),
+        1 => write::<1, O, [u8; 0]>(&mut frame, next_hop, ip, udp, []),
+        _ => write::<2, O, [u8; 0]>(&mut frame, next_hop, ip, udp, []),
     };
     if !written {
         return Reason::RewriteFailed;
@@ -111,7 +117,7 @@ fn moved<I: LeaveAs<O>, O: Ip>(
 
 /// Length of the headers up to UDP's, in bytes.
 #[inline(always)]
-const fn headers_len<I>(tags: usize) -> i32 {
+pub const fn headers_len<I>(tags: usize) -> i32 {
     (size_of::<Ethernet<0>>() + tags * size_of::<[u8; 4]>() + size_of::<I>()) as i32
 }
 

@@ -133,6 +133,16 @@ pub struct UdpFrame<const TAGS: usize, I> {
     pub udp: Udp,
 }
 
+/// A frame up to UDP's header and so much of what follows it.
+#[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+pub struct HeadedFrame<const TAGS: usize, I, R> {
+    pub ethernet: Ethernet<TAGS>,
+    pub ip: I,
+    pub udp: Udp,
+    pub rest: R,
+}
+
 /// A frame with the first fragment of a UDP datagram; `F` is the [fragment header](Ip::FragmentHeader).
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]

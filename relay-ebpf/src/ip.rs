@@ -45,6 +45,8 @@ pub trait Ip: Overlay + Copy {
     fn is_family(address: Address) -> bool;
     /// Makes it a packet from `local` to the session's destination, one hop further. Addresses of this family.
     fn rewrite(&mut self, session: &Session, local: Address);
+    /// Makes it what [`Leaving`] says, one hop further. Addresses of this family.
+    fn leave(&mut self, leaving: &Leaving);
 }
 
 /// What begins in a fragment.
@@ -58,38 +60,45 @@ pub enum FragmentOf {
     Other,
 }
 
-/// The header that a packet leaves with: from `local` to the session's destination, one hop further.
+/// How a packet leaves.
+pub struct Leaving {
+    /// Its source, an address of the relay.
+    pub local: Address,
+    /// Where it goes to.
+    pub destination: Address,
+    /// What addresses and TTL add to the IPv4 header checksum, if it is IPv4 before and after.
+    pub ip_delta: u16,
+    /// The length of what follows the header.
+    pub payload_len: usize,
+}
+
+/// The header that a packet leaves with, one hop further.
 pub trait LeaveAs<O>: Ip {
-    fn leave_as(&self, session: &Session, local: Address) -> O;
+    fn leave_as(&self, leaving: &Leaving) -> O;
 }
 
 impl<I: Ip> LeaveAs<I> for I {
     #[inline(always)]
-    fn leave_as(&self, session: &Session, local: Address) -> I {
-        let mut leaving = *self;
-        leaving.rewrite(session, local);
-        leaving
+    fn leave_as(&self, leaving: &Leaving) -> I {
+        let mut header = *self;
+        header.leave(leaving);
+        header
     }
 }
 
 impl LeaveAs<Ipv6> for Ipv4 {
     #[inline(always)]
-    fn leave_as(&self, session: &Session, local: Address) -> Ipv6 {
-        Ipv6::to(
-            session.destination,
-            local,
-            self.traffic_class(),
-            self.ttl - 1,
-            self.packet_len() - size_of::<Self>(),
-        )
+    fn leave_as(&self, leaving: &Leaving) -> Ipv6 {
+        let Leaving { local, destination, payload_len, .. } = *leaving;
+        Ipv6::to(destination, local, self.traffic_class(), self.ttl - 1, payload_len)
     }
 }
 
 impl LeaveAs<Ipv4> for Ipv6 {
     #[inline(always)]
-    fn leave_as(&self, session: &Session, local: Address) -> Ipv4 {
-        let payload_len = self.packet_len() - size_of::<Self>();
-        Ipv4::to(session.destination, local, self.traffic_class(), self.hop_limit - 1, payload_len)
+    fn leave_as(&self, leaving: &Leaving) -> Ipv4 {
+        let Leaving { local, destination, payload_len, .. } = *leaving;
+        Ipv4::to(destination, local, self.traffic_class(), self.hop_limit - 1, payload_len)
     }
 }
 
@@ -242,6 +251,17 @@ impl Ip for Ipv4 {
         self.source_ne = local.ipv4_ne();
         self.destination_ne = session.destination.ipv4_ne();
     }
+
+    #[inline(always)]
+    fn leave(&mut self, leaving: &Leaving) {
+        let total_len_be = ((size_of::<Self>() + leaving.payload_len) as u16).to_be_bytes();
+        let longer = checksum::replace(self.total_len_be, total_len_be);
+        self.ttl -= 1;
+        self.checksum_ne = checksum::apply(self.checksum_ne, checksum::add(leaving.ip_delta, longer));
+        self.total_len_be = total_len_be;
+        self.source_ne = leaving.local.ipv4_ne();
+        self.destination_ne = leaving.destination.ipv4_ne();
+    }
 }
 
 /// An IPv6 header (RFC 8200).
@@ -384,5 +404,13 @@ impl Ip for Ipv6 {
         let [head, tail] = session.destination.0;
         self.source = local;
         self.destination = Address([head, tail]);
+    }
+
+    #[inline(always)]
+    fn leave(&mut self, leaving: &Leaving) {
+        self.payload_len_be = (leaving.payload_len as u16).to_be_bytes();
+        self.hop_limit -= 1;
+        self.source = leaving.local;
+        self.destination = leaving.destination;
     }
 }

@@ -5,6 +5,8 @@
 //! tells userspace, `forward` checks what is to leave, and `rewrite`, the only one that writes to a packet, comes last, when nothing can fail any more. What comes
 //! back is a [`Reason`](relay_ebpf::reason::Reason), which `program` counts and turns into the verdict.
 //!
+//! What is not for the relay port may be data of the TURN server's channels, which `turn` sends on.
+//!
 //! `slow_path` holds the filters of userspace's sockets, which take up what the XDP program has to pass on.
 //!
 //! On the host this package is its library; the binary is empty there.
@@ -12,6 +14,8 @@
 
 #[cfg(target_arch = "bpf")]
 mod admission;
+#[cfg(target_arch = "bpf")]
+mod channels;
 #[cfg(target_arch = "bpf")]
 mod decide;
 #[cfg(target_arch = "bpf")]
@@ -32,6 +36,8 @@ mod sessions;
 mod slow_path;
 #[cfg(target_arch = "bpf")]
 mod straight;
+#[cfg(target_arch = "bpf")]
+mod turn;
 #[cfg(target_arch = "bpf")]
 mod up;
 

@@ -9,13 +9,21 @@ use aya_ebpf::{
 use relay_ebpf::{
     reason::COUNTERS_LEN,
     tables::{
-        self, Address, Budgets, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate,
+        self, Address, Budgets, Channel, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate,
         SESSIONS_DEFAULT, Session, Source, Total,
     },
 };
 
 #[unsafe(no_mangle)]
-static CONFIG: Global<Config> = Global::new(Config { port_be: [0; 2], reserved: [0; 2], homes: 0, seed: 0 });
+static CONFIG: Global<Config> = Global::new(Config {
+    port_be: [0; 2],
+    turn_port_be: [0; 2],
+    homes: 0,
+    seed: 0,
+    relayed_first: 0,
+    relayed_last: 0,
+    reserved: 0,
+});
 
 #[map]
 pub static SESSIONS: Array<Session> =
@@ -63,6 +71,9 @@ pub static TX_PORTS: DevMapHash = DevMapHash::with_max_entries(tables::TX_PORTS_
 static LOCALS: Array<Locals> = Array::with_max_entries(1, 0);
 
 #[map]
+pub static CHANNELS: Array<Channel> = Array::with_max_entries(tables::CHANNELS_MAX, BPF_F_MMAPABLE);
+
+#[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
 
 #[map]
@@ -74,8 +85,8 @@ pub static HINTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(tables::HINTS
 /// The words of [`CONFIG`]. Read as such: of the struct, whose fields are smaller, LLVM makes as many loads.
 #[inline(always)]
 fn config<const WORD: usize>() -> u64 {
-    const { assert!(size_of::<Config>() == 16 && align_of::<Config>() == align_of::<u64>() && WORD < 2) };
-    // SAFETY: a `Global` is nothing but its value, a `Config` is two words in size and aligned as they, and has no padding.
+    const { assert!(size_of::<Config>() == 24 && align_of::<Config>() == align_of::<u64>() && WORD < 3) };
+    // SAFETY: a `Global` is nothing but its value, a `Config` is three words in size and aligned as they, and has no padding.
     // Volatile as in `Global::load`: the loader writes it after the compiler has seen it.
     unsafe { (&raw const CONFIG).cast::<u64>().add(WORD).read_volatile() }
 }
@@ -87,12 +98,34 @@ pub fn port_be() -> [u8; 2] {
     [a, b]
 }
 
+/// The port of the TURN server; 0 if there is none.
+#[inline(always)]
+pub fn turn_port_be() -> [u8; 2] {
+    const { assert!(core::mem::offset_of!(Config, turn_port_be) == 2) };
+    let [_, _, a, b, ..] = config::<0>().to_ne_bytes();
+    [a, b]
+}
+
+/// The first and the last port of relayed addresses.
+#[inline(always)]
+pub fn relayed_ports() -> (u16, u16) {
+    const { assert!(core::mem::offset_of!(Config, relayed_first) == 16) };
+    let [a, b, c, d, ..] = config::<2>().to_ne_bytes();
+    (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]))
+}
+
+/// What sessions and channels are looked up with.
+#[inline(always)]
+pub fn seed() -> u64 {
+    config::<1>()
+}
+
 /// Where to look first for a session with this receiver index.
 #[inline(always)]
 pub fn home(index: u32) -> u32 {
     const { assert!(core::mem::offset_of!(Config, homes) == 4) };
     let [_, _, _, _, a, b, c, d] = config::<0>().to_ne_bytes();
-    tables::home(index, config::<1>(), u32::from_ne_bytes([a, b, c, d]))
+    tables::home(index, seed(), u32::from_ne_bytes([a, b, c, d]))
 }
 
 /// The relay's addresses.

@@ -121,6 +121,14 @@ reasons! {
     NoTxPort = "no_tx_port" => Drop,
     /// Relayed data that could not be rewritten after its head was moved: never happens, but it would not be passed on.
     RewriteFailed = "rewrite_failed" => Aborted,
+    /// Data of a TURN channel, sent out by the interface it came in by.
+    ChannelTx = "channel_tx" => Tx,
+    /// Data of a TURN channel, sent out by another interface.
+    ChannelRedirect = "channel_redirect" => Redirect,
+    /// To the TURN server or to a relayed address of it, but data of no channel: passed on, to the server.
+    NoChannel = "no_channel" => Pass,
+    /// Data of a TURN channel whose time is up: passed on, to the server.
+    ChannelExpired = "channel_expired" => Pass,
 }
 
 /// The second dimension of the counters: the family of a packet as received, or both families of one that changed it.

@@ -6,7 +6,7 @@ use relay_ebpf::{
 };
 
 use crate::{
-    frame::{Ethernet, Frame, MessageFrame, Udp, UdpFrame},
+    frame::{Ethernet, Frame, HeadedFrame, MessageFrame, Overlay, Udp},
     ip::Ip,
 };
 
@@ -18,10 +18,16 @@ pub fn rewrite<I: Ip>(frame: &mut MessageFrame<0, I>, session: &Session, next_ho
     frame.packet.udp.rewrite(session);
 }
 
-/// Writes the headers at the frame's head; `false` if the frame is shorter than they are.
+/// Writes the headers at the frame's head, and what follows UDP's; `false` if the frame is shorter than they are.
 #[inline(always)]
-pub fn write<const TAGS: usize, I: Ip>(frame: &mut Frame<'_>, next_hop: &NextHop, ip: I, udp: Udp) -> bool {
-    let Some(headers) = frame.prefix_mut::<UdpFrame<TAGS, I>>() else { return false };
+pub fn write<const TAGS: usize, I: Ip, R: Overlay>(
+    frame: &mut Frame<'_>,
+    next_hop: &NextHop,
+    ip: I,
+    udp: Udp,
+    rest: R,
+) -> bool {
+    let Some(headers) = frame.prefix_mut::<HeadedFrame<TAGS, I, R>>() else { return false };
     let (addresses_head_ne, addresses_tail_ne) = addresses(next_hop);
     let mut tags_ne = [0; TAGS];
     for (tag_ne, tag) in tags_ne.iter_mut().zip(next_hop.tags) {
@@ -31,6 +37,7 @@ pub fn write<const TAGS: usize, I: Ip>(frame: &mut Frame<'_>, next_hop: &NextHop
     headers.ethernet = Ethernet { addresses_head_ne, addresses_tail_ne, tags_ne, ethertype_be };
     headers.ip = ip;
     headers.udp = udp;
+    headers.rest = rest;
     true
 }
 

@@ -15,6 +15,7 @@
 //! | [`NEXT_HOPS`] | array | id → [`NextHop`] | userspace |
 //! | [`TX_PORTS`] | devmap hash | ifindex → device | userspace |
 //! | [`LOCALS`] | array of one | [`Locals`], the relay's addresses by their ids | userspace |
+//! | [`CHANNELS`] | array | slot → [`Channel`], a direction of a TURN channel; where to look: [`channel_key`] | userspace (counters: XDP) |
 //! | [`COUNTERS`] | per-CPU array | [`crate::reason::counter_index`] → [`Counter`] | XDP |
 //! | [`EVENTS`] | ring buffer | [`crate::event::Event`] | XDP |
 //! | [`HINTS`] | per-CPU array | [`HINT_NEW_SOURCE`] or [`HINT_TOO_BIG`] → time of the last one, ns since boot | XDP |
@@ -56,6 +57,8 @@ pub const NEXT_HOPS: &str = "NEXT_HOPS";
 pub const TX_PORTS: &str = "TX_PORTS";
 /// The relay's own addresses.
 pub const LOCALS: &str = "LOCALS";
+/// Channels of the TURN server.
+pub const CHANNELS: &str = "CHANNELS";
 /// Packets and bytes by reason.
 pub const COUNTERS: &str = "COUNTERS";
 /// What goes up to userspace.
@@ -65,7 +68,7 @@ pub const HINTS: &str = "HINTS";
 /// Every map that is pinned.
 pub const ALL: [&str; 16] = [
     SESSIONS, LEDGER, TOTALS, SEED, PENDING, ENDPOINTS, SOURCES, BUDGETS, PREFIXES, RATES, NEXT_HOPS,
-    TX_PORTS, LOCALS, COUNTERS, EVENTS, HINTS,
+    TX_PORTS, LOCALS, CHANNELS, COUNTERS, EVENTS, HINTS,
 ];
 
 /// A relay has at most this many addresses, both families together.
@@ -132,6 +135,34 @@ pub const HINT_TOO_BIG: u32 = 1;
 /// At most one too-big event a CPU in this time, in ns.
 pub const TOO_BIG_INTERVAL_NS: u64 = 10_000_000;
 
+/// Capacity of [`CHANNELS`]: half as many directions fit in.
+pub const CHANNELS_MAX: u32 = 65_536;
+/// A direction of a channel stands in one of so many slots of [`CHANNELS`], of which its [`channel_home`] is the first.
+pub const CHANNEL_WINDOW: u32 = 16;
+
+/// What the program knows a direction of a TURN channel by: the `remote` address and port, the server's port, and the
+/// channel number in what a client sends (0 in what a peer sends, which comes to a port of its own). The ports and the
+/// number are in host byte order. Never 0. Two directions that have one key can't be in the table both; `seed` is secret,
+/// so nobody finds such.
+#[inline(always)]
+pub const fn channel_key(remote: Address, remote_port: u16, local_port: u16, number: u16, seed: u64) -> u64 {
+    let ports = (remote_port as u64) | (local_port as u64) << 16 | (number as u64) << 32;
+    let mixed = (remote.0[0] ^ ports).wrapping_mul(seed);
+    let mixed = (mixed ^ mixed >> 32 ^ remote.0[1]).wrapping_mul(seed);
+    let mixed = (mixed ^ mixed >> 32 ^ ports << 16).wrapping_mul(seed);
+    if mixed == 0 { 1 } else { mixed }
+}
+
+/// The first slot to look at for a key.
+#[inline(always)]
+pub const fn channel_home(key: u64) -> u32 {
+    const HOMES: u64 = (CHANNELS_MAX - CHANNEL_WINDOW + 1) as u64;
+    (((key >> 32) * HOMES) >> 32) as u32
+}
+
+/// The unit in which [`Channel::until`] counts: 2³⁰ ns, some 1.07 s.
+pub const UNTIL_SHIFT: u32 = 30;
+
 /// What the loader tells the program (a global, constant once loaded). Aligned so that the program, which reads it as
 /// volatile, does so in one load and not byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -139,12 +170,18 @@ pub const TOO_BIG_INTERVAL_NS: u64 = 10_000_000;
 pub struct Config {
     /// The relay port (the listen port of the relay's WireGuard interface), network byte order.
     pub port_be: [u8; 2],
-    /// Padding, zero.
-    pub reserved: [u8; 2],
+    /// The port of the TURN server, network byte order; 0 if there is none.
+    pub turn_port_be: [u8; 2],
     /// How many [`homes`] [`SESSIONS`] has.
     pub homes: u32,
     /// As in [`SEED`].
     pub seed: u64,
+    /// The first of the ports of relayed addresses of the TURN server.
+    pub relayed_first: u16,
+    /// The last of them.
+    pub relayed_last: u16,
+    /// Padding, zero.
+    pub reserved: u32,
 }
 
 /// The name of the [`Config`] global in the program.
@@ -446,6 +483,53 @@ pub struct Session {
     pub index: u32,
 }
 
+/// One direction of a TURN channel: data of the client, which leaves without its header, or data of the peer, which leaves
+/// with one. The first cache line of a slot is what is read.
+///
+/// `key` is written last, and to zero first when the channel ends; a slot that was in use is left alone until no reader
+/// can be in it any more. What changes in place is the counters, `until` and `next_hop`: whole words whose other fields
+/// stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Channel {
+    /// Its [`channel_key`]; 0 in a slot that is free.
+    pub key: u64,
+    /// The expected source address.
+    pub source: Address,
+    /// The address to send to. Not of the same family as `source`: the packet changes family.
+    pub destination: Address,
+    /// The expected source port, network byte order.
+    pub source_port_be: [u8; 2],
+    /// The port that it was sent to, network byte order: the server's or a relayed one.
+    pub local_in_port_be: [u8; 2],
+    /// The port that it leaves from, network byte order: a relayed one or the server's.
+    pub local_out_port_be: [u8; 2],
+    /// The port to send to, network byte order.
+    pub destination_port_be: [u8; 2],
+    /// What addresses and TTL add to the IPv4 header checksum (see [`crate::checksum`]); 0 unless it is IPv4 on both sides.
+    pub ip_delta: u16,
+    /// What addresses and ports add to the UDP checksum.
+    pub udp_delta: u16,
+    /// Key in [`NEXT_HOPS`].
+    pub next_hop: u16,
+    /// Id in [`Locals`] of the address that the packet was sent to.
+    pub local_in: u8,
+    /// Id in [`Locals`] of the address that it leaves from.
+    pub local_out: u8,
+    /// It forwards as long as CLOCK_MONOTONIC, in units of 2^[`UNTIL_SHIFT`] ns, is less than this.
+    pub until: u32,
+    /// The channel number, network byte order.
+    pub number_be: [u8; 2],
+    /// Whether it is the client that sends: 1 or 0.
+    pub from_client: u16,
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes of data forwarded, without the channel's header.
+    pub bytes: u64,
+    /// Padding to a cache line, zero.
+    pub reserved: [u64; 6],
+}
+
 /// What userspace needs to know of a session beyond its forwarding, kept in a pinned map so that revocation, roaming and
 /// expiry survive a restart. All zero in an entry that is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -513,7 +597,8 @@ pub struct Counter {
 }
 
 const _: () = {
-    assert!(size_of::<Config>() == 16);
+    assert!(size_of::<Config>() == 24);
+    assert!(size_of::<Channel>() == 128 && core::mem::offset_of!(Channel, packets) == 64);
     assert!(size_of::<Address>() == 16 && align_of::<Address>() == 8);
     assert!(size_of::<Endpoint>() == 24);
     assert!(size_of::<Session>() == 64);
@@ -530,8 +615,8 @@ const _: () = {
 #[cfg(not(target_arch = "bpf"))]
 mod pod {
     use super::{
-        Address, Budgets, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session, Source,
-        Total,
+        Address, Budgets, Channel, Config, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session,
+        Source, Total,
     };
     // SAFETY: `repr(C)`, `Copy`, no padding (zerocopy's `IntoBytes`) and valid for every bit pattern (`FromBytes`).
     unsafe impl aya::Pod for Address {}
@@ -559,6 +644,8 @@ mod pod {
     unsafe impl aya::Pod for Budgets {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Rate {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Channel {}
 }
 
 #[cfg(test)]
@@ -605,7 +692,13 @@ mod tests {
         assert_eq!((offset_of!(NextHop, tags), offset_of!(NextHop, ifindex)), (16, 24));
         assert_eq!((offset_of!(Counter, packets), offset_of!(Counter, bytes)), (0, 8));
         assert_eq!((offset_of!(Config, port_be), offset_of!(Config, homes)), (0, 4));
-        assert_eq!(offset_of!(Config, seed), 8);
+        assert_eq!((offset_of!(Config, turn_port_be), offset_of!(Config, seed)), (2, 8));
+        assert_eq!((offset_of!(Config, relayed_first), offset_of!(Config, relayed_last)), (16, 18));
+        assert_eq!((offset_of!(Channel, key), offset_of!(Channel, source)), (0, 8));
+        assert_eq!((offset_of!(Channel, destination), offset_of!(Channel, source_port_be)), (24, 40));
+        assert_eq!((offset_of!(Channel, ip_delta), offset_of!(Channel, next_hop)), (48, 52));
+        assert_eq!((offset_of!(Channel, until), offset_of!(Channel, number_be)), (56, 60));
+        assert_eq!((offset_of!(Channel, packets), offset_of!(Channel, bytes)), (64, 72));
     }
 
     #[test]
@@ -624,6 +717,29 @@ mod tests {
             assert!(home(u32::MAX, u64::MAX, homes) < homes);
         }
         assert_eq!((slots(64), ledger_entries(65)), (128 + WINDOW - 1, 33));
+    }
+
+    #[test]
+    fn keys_of_channels_are_spread_and_differ() {
+        let peer: IpAddr = "192.0.2.1".parse().unwrap();
+        let client: IpAddr = "2001:db8::1".parse().unwrap();
+        let seed = 0x9e37_79b9_7f4a_7c15;
+        let mut keys = std::collections::BTreeSet::new();
+        let mut homes = std::collections::BTreeMap::<u32, u32>::new();
+        for n in 0..2000 {
+            for key in [
+                channel_key(peer.into(), 40_000, 50_000 + n, 0, seed),
+                channel_key(peer.into(), 40_000 + n, 49_999, 0, seed),
+                channel_key(client.into(), 40_000, 3478, 0x4000 + n, seed),
+                channel_key(client.into(), 42_000 + n, 3478, 0x3fff, seed),
+            ] {
+                assert!(keys.insert(key), "{n}: {key:#x}");
+                assert!(channel_home(key) + CHANNEL_WINDOW <= CHANNELS_MAX);
+                *homes.entry(channel_home(key)).or_default() += 1;
+            }
+        }
+        assert!(homes.values().all(|count| *count < 6), "8,000 keys in 65,536 homes");
+        assert!(channel_home(u64::MAX) + CHANNEL_WINDOW <= CHANNELS_MAX);
     }
 
     #[test]

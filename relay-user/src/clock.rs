@@ -13,6 +13,11 @@ pub fn now() -> Timestamp {
     clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME exists since Linux 2.6.39").into()
 }
 
+/// The time since boot without suspended time (CLOCK_MONOTONIC), which the XDP program reads as well.
+pub fn monotonic() -> Timestamp {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists everywhere").into()
+}
+
 /// How long ago a moment of the calendar was; `None` if it is in the future, as after a clock was set back.
 #[expect(clippy::disallowed_methods, reason = "this is the edge")]
 pub fn ago(moment: SystemTime) -> Option<Duration> {
@@ -50,4 +55,10 @@ pub fn moment() -> Moment {
 /// A moment of the calendar, since 1970.
 pub fn since_epoch(moment: SystemTime) -> Duration {
     moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time of the calendar, in seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "this is the edge")]
+pub fn unix() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

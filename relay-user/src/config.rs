@@ -17,6 +17,7 @@ use toml::Spanned;
 use crate::{
     admission::{Admission, Filter, Packets, Work},
     members::{Member, Members, MembersError, OtherRelay, Place, Policy, PublicKey, RateLimit, unusable},
+    turn::config::{ApiConfig as TurnApi, TurnConfig},
 };
 
 mod control;
@@ -41,6 +42,8 @@ pub struct Config {
     /// Where the members come from.
     #[serde(default)]
     pub control: Control,
+    /// The TURN server, if there is to be one.
+    pub turn: Option<TurnConfig>,
     /// The other relays of the networks.
     #[serde(default, rename = "other_relay")]
     other_relays: Vec<Spanned<OtherRelayEntry>>,
@@ -274,15 +277,25 @@ impl std::error::Error for ConfigError {}
 impl Config {
     /// Reads and checks the file, as far as it can be checked without the relay's key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        read_with(path, Self::parse)
+        read_with(path, |text| Self::parse_with(text, |name| std::env::var(name).ok()))
     }
 
     /// Parses the text of a configuration; an error is a byte range in it, where there is one, and the reason.
     pub fn parse(text: &str) -> Result<Self, (Option<Range<usize>>, String)> {
+        Self::parse_with(text, |_| None)
+    }
+
+    /// As [`Self::parse`], with what the environment says of the TURN server.
+    fn parse_with(
+        text: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, (Option<Range<usize>>, String)> {
         let mut config: Self = toml::from_str(text).map_err(parse_error)?;
+        config.turn = TurnConfig::with_environment(config.turn, variable).map_err(|reason| (None, reason))?;
         config
             .check_relay()
             .and_then(|()| config.check_control())
+            .and_then(|()| config.turn.as_ref().map_or(Ok(()), |turn| turn.check(config.relay.port)))
             .map_err(|(field, reason)| (field_span(text, field), reason))?;
         // The members are checked with a key that no member can have: the real one is checked against at start.
         config.members(PublicKey([0; 32])).map_err(|(span, error)| (Some(span), error))?;
@@ -427,6 +440,14 @@ impl Config {
         }
     }
 
+    /// Of the TURN server, its port and those of relayed addresses, which the XDP program knows as constants; and its API.
+    fn turn_fixed(&self) -> Option<(u16, std::ops::RangeInclusive<u16>, &str, Option<&TurnApi>)> {
+        let turn = self.turn.as_ref()?;
+        // Registered hosts have keys for a realm.
+        let realm = if turn.api.is_some() { turn.realm.as_str() } else { "" };
+        Some((turn.port, turn.ports(), realm, turn.api.as_ref()))
+    }
+
     /// The settings in which `new` differs and that are fixed once the relay runs.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let (a, b) = (&self.relay, &new.relay);
@@ -445,6 +466,7 @@ impl Config {
             ("metrics", self.metrics == new.metrics),
             ("the sizes in limits", self.limits.sizes() == new.limits.sizes()),
             ("control", self.control == new.control),
+            ("the ports and the API in turn", self.turn_fixed() == new.turn_fixed()),
         ]
         .into_iter()
         .filter_map(|(name, same)| (!same).then_some(name))

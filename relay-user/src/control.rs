@@ -8,7 +8,11 @@ mod store;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::{net::UnixListener, sync::mpsc, task::JoinSet};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,6 +26,7 @@ use crate::{
     members::{Desired, PublicKey},
     model::Name,
     serve::serve_on,
+    turn::server::Settings,
 };
 
 /// The source that a configuration names, before there is anything of a relay.
@@ -120,6 +125,11 @@ impl Source {
             Members::Netmaker(netmaker) => (netmaker.desired(), netmaker.state()),
         };
         Change { desired, source }
+    }
+
+    /// What the TURN server is to go by, as the file has it.
+    pub fn turn(&self) -> Result<watch::Receiver<Option<Settings>>> {
+        self.file.turn()
     }
 
     /// Starts to follow, and to serve the API. Peers that have proven their keys come by `proofs`.

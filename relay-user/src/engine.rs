@@ -5,6 +5,7 @@
 
 mod actions;
 mod admission;
+mod channels;
 mod data;
 mod notices;
 mod report;
@@ -26,7 +27,7 @@ use relay_ebpf::{
 };
 use tokio::{
     io::unix::AsyncFd,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -53,7 +54,11 @@ use crate::{
     saved::Seen,
     service,
     sockets::Sockets,
-    status::{Host, SessionDirection, Status, UnknownSource, Userspace},
+    status::{Host, SessionDirection, Status, TurnStatus, UnknownSource, Userspace},
+    turn::{
+        allocation::BothWays,
+        server::{Binding, FiveTuple},
+    },
 };
 
 /// The WireGuard interface is read this long after a hint: by then WireGuard has taken in the packet that caused it.
@@ -116,6 +121,14 @@ pub enum Request {
     NotConfigured(String),
     /// `GET /v1/ready`: how long ago the relay's WireGuard interface was read.
     Ready(oneshot::Sender<Option<Duration>>),
+    /// The TURN server has bound a channel: answered when the program forwards it.
+    Bind(Binding, oneshot::Sender<()>),
+    /// A channel has ended. The answer is what has passed by it since [`Self::ChannelTraffic`] was last answered.
+    Unbind(FiveTuple, u16, oneshot::Sender<BothWays>),
+    /// What has passed by channels since it was last asked.
+    ChannelTraffic(oneshot::Sender<Vec<(FiveTuple, BothWays)>>),
+    /// Where the TURN server says how it is.
+    TurnFigures(watch::Receiver<Option<TurnStatus>>),
     /// `GET /v1/status`
     Status(oneshot::Sender<Status>),
     /// `GET /v1/hosts`
@@ -160,6 +173,8 @@ pub struct Engine {
     /// What an earlier run has left, until its maps are out of use.
     left: Option<start::Replaced>,
     counts: Userspace,
+    /// Channels of the TURN server.
+    channels: channels::Channels,
     started: Timestamp,
     reads: Reads,
     notices: Notices,
@@ -359,6 +374,13 @@ impl Engine {
                 let age = self.reads.done.map(|done| clock::now().saturating_sub(done));
                 let _ = answer.send(age);
             }
+            Request::Bind(binding, answer) => {
+                self.bind(binding).await;
+                let _ = answer.send(());
+            }
+            Request::Unbind(tuple, number, answer) => drop(answer.send(self.unbind(tuple, number))),
+            Request::ChannelTraffic(answer) => drop(answer.send(self.channel_traffic())),
+            Request::TurnFigures(figures) => self.channels.figures = Some(figures),
             Request::Status(answer) => drop(answer.send(self.status())),
             Request::Hosts(answer) => drop(answer.send(self.hosts())),
             Request::Sessions(answer) => drop(answer.send(self.session_directions())),

@@ -56,7 +56,8 @@ impl Locals {
         tables::Locals(self.0.map(|address| address.map_or(Address::UNSPECIFIED, Address::from)))
     }
 
-    fn key(&self, address: IpAddr) -> Option<u8> {
+    /// The id of an address.
+    pub fn key(&self, address: IpAddr) -> Option<u8> {
         self.0.iter().position(|a| *a == Some(address)).map(|key| key as u8)
     }
 
@@ -76,7 +77,10 @@ pub fn directions(
 ) -> Option<([Entry; 2], Ledger)> {
     let Session { initiator, responder, opened } = session;
     let direction = |from: &Side, to: &Side| {
-        let (ip_delta, udp_delta) = deltas(from, to, port);
+        let (ip_delta, udp_delta) = deltas(
+            [from.endpoint, SocketAddr::new(from.local, port)],
+            [SocketAddr::new(to.local, port), to.endpoint],
+        );
         Some(Entry {
             source: from.endpoint.ip().into(),
             destination: to.endpoint.ip().into(),
@@ -104,10 +108,10 @@ pub fn directions(
     Some(([direction(initiator, responder)?, direction(responder, initiator)?], ledger))
 }
 
-/// What a session's rewrite adds to the IPv4 header checksum (0 if the packet is not IPv4 on both sides) and to the UDP
-/// checksum.
-fn deltas(from: &Side, to: &Side, port: u16) -> (u16, u16) {
-    let both = |source: SocketAddr, destination: SocketAddr| {
+/// What a rewrite of source and destination adds to the IPv4 header checksum (with the TTL's decrement; 0 if the packet is
+/// not IPv4 on both sides) and to the UDP checksum.
+pub fn deltas(before: [SocketAddr; 2], after: [SocketAddr; 2]) -> (u16, u16) {
+    let both = |[source, destination]: [SocketAddr; 2]| {
         let mut addresses = Vec::with_capacity(32);
         for ip in [source.ip(), destination.ip()] {
             match ip {
@@ -118,8 +122,8 @@ fn deltas(from: &Side, to: &Side, port: u16) -> (u16, u16) {
         let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
         (addresses, ports)
     };
-    let (old_addresses, old_ports) = both(from.endpoint, SocketAddr::new(from.local, port));
-    let (new_addresses, new_ports) = both(SocketAddr::new(to.local, port), to.endpoint);
+    let (old_addresses, old_ports) = both(before);
+    let (new_addresses, new_ports) = both(after);
     if old_addresses.len() != new_addresses.len() {
         // Between families the sum of the new addresses replaces the old ones'; there is no IPv4 header to update.
         let zero = |bytes: &[u8]| vec![0; bytes.len()];
@@ -128,7 +132,7 @@ fn deltas(from: &Side, to: &Side, port: u16) -> (u16, u16) {
         return (0, checksum::add(checksum::add(gone, come), checksum::delta(&old_ports, &new_ports)));
     }
     let addresses = checksum::delta(&old_addresses, &new_addresses);
-    let ip = if from.endpoint.is_ipv4() { checksum::add(addresses, checksum::TTL_DECREMENT) } else { 0 };
+    let ip = if before[0].is_ipv4() { checksum::add(addresses, checksum::TTL_DECREMENT) } else { 0 };
     (ip, checksum::add(addresses, checksum::delta(&old_ports, &new_ports)))
 }
 

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod api;
+pub mod channel_table;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -45,4 +46,5 @@ mod state_file;
 pub mod status;
 pub mod store;
 pub mod totals;
+pub mod turn;
 mod wireguard;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use relay_user::{
     config::{Config, ServeConfig},
@@ -19,6 +19,7 @@ use relay_user::{
     program::{self, Claim},
     run, serve,
     status::{Host, SessionDirection, UnknownSource},
+    turn::credentials::Key,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -134,6 +135,14 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/wgrelay")]
         pin_dir: PathBuf,
     },
+    /// Print a TURN user's key, for `[[turn.user]]`. The password is the first line of the standard input.
+    TurnKey {
+        /// The realm, as in [turn].
+        #[arg(long)]
+        realm: String,
+        /// The user's name.
+        name: String,
+    },
     #[command(hide = true)]
     Manual(manual::Arguments),
     /// Print a script that has a shell complete the commands: `wgrelay completions bash > /etc/bash_completion.d/wgrelay`
@@ -225,6 +234,7 @@ fn execute(command: Command, log_format: LogFormat) -> Result<ExitCode> {
                 join::leave(options).await
             }
             Command::Unload { pin_dir } => unload(&pin_dir).await,
+            Command::TurnKey { realm, name } => turn_key(&realm, &name),
             Command::Manual(arguments) => arguments.run(Cli::command()),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "wgrelay", &mut std::io::stdout());
@@ -246,9 +256,16 @@ impl Serve {
     }
 }
 
+fn turn_key(realm: &str, name: &str) -> Result<()> {
+    let password = std::io::stdin().lines().next().context("no password on the standard input")??;
+    ensure!(!password.is_empty(), "an empty password");
+    println!("{}", Key::of(name, realm, &password).to_hex());
+    Ok(())
+}
+
 fn log(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_env("WGRELAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=error"));
+    let filter = EnvFilter::try_from_env("WGRELAY_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=error,stun_types=error"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -13,14 +13,15 @@ use aya::{
 use relay_ebpf::{
     reason::{Family, Reason, counter_index},
     tables::{
-        self, Address, Budgets, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, RateBuckets,
-        Session, Source,
+        self, Address, Budgets, Channel, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate,
+        RateBuckets, Session, Source,
     },
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::{
     admission::PrefixKey,
+    channel_table::ChannelTable,
     handshake::Timestamp,
     mapped::{Mapped, word},
     members::MemberId,
@@ -65,6 +66,8 @@ pub struct Maps {
     next_hops: Mapped<NextHop>,
     tx_ports: DevMapHash<MapData>,
     locals: Array<MapData, Locals>,
+    channels: ChannelTable,
+    seed: u64,
     counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -108,6 +111,8 @@ impl Maps {
             next_hops: Mapped::new(&take(tables::NEXT_HOPS)?).context(tables::NEXT_HOPS)?,
             tx_ports: take(tables::TX_PORTS)?.try_into()?,
             locals: take(tables::LOCALS)?.try_into()?,
+            channels: ChannelTable::new(&take(tables::CHANNELS)?)?,
+            seed,
             counters: take(tables::COUNTERS)?.try_into()?,
         })
     }
@@ -304,6 +309,34 @@ impl Maps {
             self.tx_ports.insert(ifindex, ifindex, None, 0)?;
         }
         Ok(())
+    }
+
+    /// What sessions and channels are looked up with.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Writes a direction of a channel. Counters of one that is there already go on.
+    ///
+    /// # Errors
+    /// If there is no room for it.
+    pub fn write_channel(&mut self, channel: &Channel) -> Result<(), NoRoom> {
+        self.channels.insert(channel)
+    }
+
+    /// Removes a direction of a channel, and says what it carried.
+    pub fn remove_channel(&mut self, key: u64) -> Traffic {
+        self.channels.remove(key)
+    }
+
+    /// What a direction of a channel has carried so far; zero if there is none.
+    pub fn channel_traffic(&self, key: u64) -> Traffic {
+        self.channels.traffic(key)
+    }
+
+    /// How many directions of channels there are.
+    pub fn channels_len(&self) -> usize {
+        self.channels.len()
     }
 
     /// Packets and bytes of frames by reason and family, over all CPUs; those that are not zero.

@@ -19,7 +19,7 @@ use crate::{
     api::Engine,
     engine::Request,
     ethtool::Ethtool,
-    status::{Host, Status},
+    status::{Host, Status, TurnUser},
 };
 
 /// The endpoint.
@@ -145,7 +145,8 @@ impl Collector for Scrape {
         let mut families = Families(&mut encoder);
         self.relay(&mut families)?;
         self.traffic(&mut families)?;
-        self.members(&mut families)
+        self.members(&mut families)?;
+        self.turn(&mut families)
     }
 }
 
@@ -326,6 +327,38 @@ impl Scrape {
             "Bytes of WireGuard messages forwarded from a member (sent) and to it (received).",
             Some(&Unit::Bytes),
             hosts().flat_map(|h| [(way(h, "sent"), h.sent_bytes), (way(h, "received"), h.received_bytes)]),
+        )
+    }
+}
+
+impl Scrape {
+    fn turn(&self, families: &mut Families<'_, '_>) -> Result {
+        let Some(turn) = &self.status.turn else { return Ok(()) };
+        families.gauges("turn_allocations", "Allocations.", None, [(NONE, turn.allocations as f64)])?;
+        families.gauges("turn_channels", "Channels of allocations.", None, [(NONE, turn.channels as f64)])?;
+        families.counters(
+            "turn_events",
+            "What has become of TURN clients' requests, and of data that was refused.",
+            None,
+            turn.outcomes.iter().map(|o| ([("outcome", o.outcome.as_str())], o.count)),
+        )?;
+        let way =
+            |user: &TurnUser, way: &'static str| [("user", user.name.clone()), ("direction", way.to_owned())];
+        families.counters(
+            "turn_packets",
+            "Packets from users to their peers (sent) and back (received), those that the XDP program forwarded included.",
+            None,
+            turn.users
+                .iter()
+                .flat_map(|u| [(way(u, "sent"), u.sent_packets), (way(u, "received"), u.received_packets)]),
+        )?;
+        families.counters(
+            "turn",
+            "Bytes of data from users to their peers (sent) and back (received), likewise.",
+            Some(&Unit::Bytes),
+            turn.users
+                .iter()
+                .flat_map(|u| [(way(u, "sent"), u.sent_bytes), (way(u, "received"), u.received_bytes)]),
         )
     }
 }

@@ -295,6 +295,7 @@ fn expected_shape(name: &str, config: &Config) -> (u32, u32, Option<u32>) {
         t::NEXT_HOPS => (4, size(size_of::<t::NextHop>()), Some(t::NEXT_HOPS_MAX)),
         t::TX_PORTS => (4, 8, Some(t::TX_PORTS_MAX)),
         t::LOCALS => (4, size(size_of::<t::Locals>()), Some(1)),
+        t::CHANNELS => (4, size(size_of::<t::Channel>()), Some(t::CHANNELS_MAX)),
         t::COUNTERS => (4, size(size_of::<t::Counter>()), Some(COUNTERS_LEN)),
         t::EVENTS => (0, 0, Some(t::EVENTS_BYTES)),
         t::HINTS => (4, 8, Some(t::HINTS_LEN)),
@@ -326,9 +327,12 @@ async fn load_maps(
     let seed = seed(dir)?;
     let constants = Constants {
         port_be: config.relay.port.to_be_bytes(),
-        reserved: [0; 2],
+        turn_port_be: config.turn.as_ref().map_or(0, |turn| turn.port).to_be_bytes(),
         homes: tables::homes(limits.sessions),
         seed,
+        relayed_first: config.turn.as_ref().map_or(0, |turn| *turn.ports().start()),
+        relayed_last: config.turn.as_ref().map_or(0, |turn| *turn.ports().end()),
+        reserved: 0,
     };
     let left = if adopted { Some(Left::read(dir)?) } else { None };
     let mut loader = EbpfLoader::new();

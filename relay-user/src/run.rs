@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, RingBuf};
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::{
     preflight, privileges,
     program::{self, Claim},
     saved::Saved,
-    service,
+    service, turn,
 };
 
 /// How long open connections may take to end after `stop`.
@@ -73,8 +73,12 @@ async fn with_socket(
     let _ended = stop.clone().drop_guard();
     let opened = Opened::open(&config, &stop).await?;
     let interface = Interface::open(&config.relay, &netlink).await?;
-    let outside = Outside { netlink: netlink.clone(), subscription, api, metrics };
-    let result = match opened.of_relay(path, &config, &interface) {
+    let mut outside = Outside { netlink: netlink.clone(), subscription, api, metrics, turn: None };
+    let source = opened.of_relay(path, &config, &interface).and_then(|source| {
+        outside.turn = Turn::open(&config, &source)?;
+        Ok(source)
+    });
+    let result = match source {
         Ok(source) => with_source(config, source, keep, &interface, outside, &stop, shutdown).await,
         Err(error) => Err(error),
     };
@@ -94,6 +98,54 @@ struct Outside {
     subscription: Subscription,
     api: UnixListener,
     metrics: Option<TcpListener>,
+    /// The TURN server, if the XDP program knows of one.
+    turn: Option<Turn>,
+}
+
+/// The TURN server before it is started.
+struct Turn {
+    place: turn::task::Place,
+    wanted: turn::task::Wanted,
+    api: Option<(turn::config::ApiConfig, std::net::TcpListener, turn::netmaker::Registry)>,
+}
+
+impl Turn {
+    fn open(config: &Config, source: &Source) -> Result<Option<Self>> {
+        let Some(turn) = &config.turn else { return Ok(None) };
+        let place = turn::task::Place { addresses: config.relay.addresses.clone(), port: turn.port };
+        let api = match &turn.api {
+            Some(api) => {
+                let listen = api.listen;
+                let listener = std::net::TcpListener::bind(listen)
+                    .with_context(|| format!("listen at {listen} for Netmaker's API for TURN"))?;
+                listener.set_nonblocking(true)?;
+                let registry = turn::netmaker::Registry::open(api.state_file.clone(), &turn.realm)?;
+                api.password()?;
+                Some((api.clone(), listener, registry))
+            }
+            None => None,
+        };
+        let hosts = match &api {
+            Some((_, _, registry)) => registry.hosts(),
+            None => watch::Sender::new(turn::netmaker::Hosts::new()).subscribe(),
+        };
+        let wanted = turn::task::Wanted { settings: source.turn()?, hosts };
+        Ok(Some(Self { place, wanted, api }))
+    }
+
+    fn start(
+        self,
+        tasks: &mut JoinSet<Result<()>>,
+        engine: &api::Engine,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        tasks.spawn(turn::task::run(self.place, self.wanted, engine.clone(), stop.clone()));
+        if let Some((config, listener, registry)) = self.api {
+            let (password, listener) = (config.password()?, TcpListener::from_std(listener)?);
+            tasks.spawn(turn::netmaker::serve(config, password, listener, registry, stop.clone()));
+        }
+        Ok(())
+    }
 }
 
 async fn with_source(
@@ -155,12 +207,15 @@ async fn serve(
     stop: &CancellationToken,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let Outside { mut subscription, api, metrics, .. } = outside;
+    let Outside { mut subscription, api, metrics, turn, .. } = outside;
     let (requests, inbox) = mpsc::channel(64);
     let (news, news_inbox) = mpsc::channel(256);
     let ask = api::Engine::new(requests);
     let mut tasks = JoinSet::new();
 
+    if let Some(turn) = turn {
+        turn.start(&mut tasks, &ask, stop)?;
+    }
     source.start(&mut tasks, api, &ask, proven, stop);
     let port = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = metrics {

@@ -47,6 +47,9 @@ pub struct Status {
     pub next_hops: NextHopUse,
     /// The control source.
     pub source: Source,
+    /// The TURN server, while it is on.
+    #[serde(default)]
+    pub turn: Option<TurnStatus>,
     /// How long ago the relay's WireGuard interface was read, in seconds.
     pub interface_read_seconds_ago: Option<f64>,
 }
@@ -229,4 +232,45 @@ pub struct SessionDirection {
     pub packets: u64,
     /// Bytes (WireGuard messages) forwarded.
     pub bytes: u64,
+}
+
+/// The TURN server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TurnStatus {
+    /// The UDP port that clients talk to.
+    pub port: u16,
+    /// Allocations.
+    pub allocations: usize,
+    /// Their channels.
+    pub channels: usize,
+    /// Users that have, or lately had, allocations: those with the most bytes, 100 at most.
+    pub users: Vec<TurnUser>,
+    /// What has become of requests and data.
+    pub outcomes: Vec<TurnOutcome>,
+}
+
+/// A user of the TURN server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TurnUser {
+    /// Its name; of time-limited credentials what follows the time.
+    pub name: String,
+    /// Its allocations.
+    pub allocations: usize,
+    /// Packets from it to its peers.
+    pub sent_packets: u64,
+    /// Bytes of data from it to its peers.
+    pub sent_bytes: u64,
+    /// Packets from its peers to it.
+    pub received_packets: u64,
+    /// Bytes of data from its peers to it.
+    pub received_bytes: u64,
+}
+
+/// Requests or data with one outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TurnOutcome {
+    /// What became of them.
+    pub outcome: String,
+    /// How many.
+    pub count: u64,
 }

@@ -34,6 +34,8 @@ pub mod restarts;
 pub mod sessions;
 pub mod stream;
 pub mod traffic;
+pub mod turn;
+pub mod turn_client;
 pub mod uplink;
 pub mod wait;
 pub mod world;

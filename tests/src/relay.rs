@@ -23,7 +23,7 @@ use crate::{
     lab::Namespace,
     wait::until,
 };
-use relay_user::status::UnknownSource;
+use relay_user::status::{TurnStatus, UnknownSource};
 
 /// The relay port.
 pub const PORT: u16 = 51820;
@@ -484,6 +484,8 @@ pub struct Status {
     pub next_hops: NextHops,
     /// The configuration file.
     pub source: Source,
+    /// The TURN server.
+    pub turn: Option<TurnStatus>,
 }
 
 /// How full a table is.

@@ -10,7 +10,23 @@ pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The constants of a program whose table holds so many directions.
 pub fn constants(port: u16, directions: u32) -> Config {
-    Config { port_be: port.to_be_bytes(), reserved: [0; 2], homes: homes(directions), seed: SEED }
+    Config { port_be: port.to_be_bytes(), homes: homes(directions), seed: SEED, ..Config::new_zeroed() }
+}
+
+/// Likewise, with a TURN server at this port and relayed addresses at these.
+pub fn constants_with_turn(
+    port: u16,
+    directions: u32,
+    turn_port: u16,
+    relayed: std::ops::RangeInclusive<u16>,
+) -> Config {
+    let (relayed_first, relayed_last) = relayed.into_inner();
+    Config {
+        turn_port_be: turn_port.to_be_bytes(),
+        relayed_first,
+        relayed_last,
+        ..constants(port, directions)
+    }
 }
 
 /// The table of a loaded program.

@@ -81,6 +81,9 @@ enum Task {
         /// Show instead two relays that share etcd: hosts join by key, one relay is lost, its hosts move to the other
         #[arg(long)]
         fleet: bool,
+        /// Show instead the TURN server: coturn's client between all families, and WireGuard through it
+        #[arg(long, conflicts_with = "fleet")]
+        turn: bool,
     },
     /// Run random frames through the XDP program and through an independent model of it, and compare
     ///
@@ -156,14 +159,14 @@ fn perform(task: Task) -> Result<()> {
             let program = build::host("wgrelay", release)?;
             process::replace(Command::new(program).arg("run").args(arguments))
         }
-        Task::Demo { json, restart, fleet } => {
+        Task::Demo { json, restart, fleet, turn } => {
             let tools = setup::setup(&workspace, &[Bpf, Lab])?;
             build::object(&workspace, &tools)?;
             let wgrelay = build::host("wgrelay", false)?;
             let mut demo = Command::new(build::host("demo", false)?);
             demo.env("WGRELAY_BIN", wgrelay);
-            demo.args(restart.then_some("--restart")).args(fleet.then_some("--fleet"));
-            process::replace(demo.args(json.then_some("--json")))
+            let flags = [(json, "--json"), (restart, "--restart"), (fleet, "--fleet"), (turn, "--turn")];
+            process::replace(demo.args(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag)))
         }
         Task::Fuzz(arguments) => process::replace(&mut fuzz::command(&workspace, &arguments)?),
         Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),

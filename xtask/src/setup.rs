@@ -73,7 +73,17 @@ const PROTO: (&str, &str) = ("/usr/include/google/protobuf/descriptor.proto", "l
 
 /// Programs of the lab that are unpacked into target/tools, and the packages that they are in. Installed as packages,
 /// these would start servers.
-const UNPACKED: [(&str, &str); 2] = [("promtool", "prometheus"), ("etcd", "etcd-server")];
+const UNPACKED: [(&str, &str); 5] = [
+    ("promtool", "prometheus"),
+    ("etcd", "etcd-server"),
+    ("turnutils_uclient", COTURN),
+    ("turnutils_peer", COTURN),
+    ("turnutils_stunclient", COTURN),
+];
+
+/// The TURN server whose clients the lab uses, and the libraries of those.
+const COTURN: &str = "coturn";
+const COTURN_LIBRARIES: [&str; 2] = ["libevent-core-2.1-7", "libevent-extra-2.1-7"];
 
 /// The same for fuzzing: libFuzzer is C++, which the crate libfuzzer-sys compiles.
 const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
@@ -223,6 +233,9 @@ impl Found {
             packages.extend(linker::build_packages(llvm).into_iter().filter(|p| !self.packages.contains(p)));
         }
         packages.extend(self.programs.iter().map(|&package| package.to_owned()));
+        if self.unpacked.iter().any(|(_, package)| *package == COTURN) {
+            packages.extend(COTURN_LIBRARIES.map(String::from));
+        }
         Plan { packages, linker, unpacked: self.unpacked.clone(), schemathesis: self.schemathesis }
     }
 }
@@ -402,9 +415,10 @@ mod tests {
         let plan = fresh.plan();
         assert_eq!(
             plan.packages.join(" "),
-            "rustc-web cargo-web rust-web-src llvm-22-dev libpolly-22-dev libzstd-dev zlib1g-dev g++ nftables"
+            "rustc-web cargo-web rust-web-src llvm-22-dev libpolly-22-dev libzstd-dev zlib1g-dev g++ nftables \
+             libevent-core-2.1-7 libevent-extra-2.1-7"
         );
-        assert_eq!((plan.linker, plan.unpacked.len()), (Some(22), 2));
+        assert_eq!((plan.linker, plan.unpacked.len()), (Some(22), 5));
         let commands = plan.commands(Path::new("/w"));
         assert_eq!(commands[0], "apt-get update");
         assert!(commands[1].starts_with("apt-get install --yes --no-install-recommends rustc-web cargo-web"));
@@ -415,8 +429,9 @@ mod tests {
         );
         assert!(commands[3].contains("download prometheus"));
         assert!(commands[4].contains("download etcd-server"));
-        assert!(commands[5].starts_with("python3 -m venv /w/target/tools/schemathesis && "));
-        assert_eq!(commands.len(), 6);
+        assert!(commands[5].contains("download coturn") && commands[5].contains("turnutils_uclient"));
+        assert!(commands[8].starts_with("python3 -m venv /w/target/tools/schemathesis && "));
+        assert_eq!(commands.len(), 9);
     }
 
     #[test]

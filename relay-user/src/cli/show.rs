@@ -49,6 +49,10 @@ pub(crate) fn status(status: &Status) -> String {
     line("sessions", format!("{}, {} handshakes under way", status.sessions, status.pending));
     line("next hops", format!("{}, {} of them resolved", status.next_hops.known, status.next_hops.resolved));
     line("source", format!("{}, taken over {}", status.source.name, ago(status.source.loaded_seconds_ago)));
+    if let Some(turn) = &status.turn {
+        let (allocations, channels) = (turn.allocations, turn.channels);
+        line("turn", format!("port {}, {allocations} allocations with {channels} channels", turn.port));
+    }
     if let Some(error) = &status.source.error {
         line("", format!("NOT taken over: {error}"));
     }
@@ -70,6 +74,22 @@ pub(crate) fn status(status: &Status) -> String {
         status.handshakes.iter().filter(|h| h.count > 0).map(|h| [h.outcome.clone(), h.count.to_string()]);
     out.push('\n');
     out.push_str(&table(["handshake messages", "count"], handshakes));
+    if let Some(turn) = &status.turn {
+        let outcomes = turn.outcomes.iter().filter(|o| o.count > 0);
+        out.push('\n');
+        out.push_str(&table(["turn", "count"], outcomes.map(|o| [o.outcome.clone(), o.count.to_string()])));
+        let users = turn.users.iter().map(|user| {
+            [
+                user.name.clone(),
+                user.allocations.to_string(),
+                format!("{} / {}", user.sent_packets, user.sent_bytes),
+                format!("{} / {}", user.received_packets, user.received_bytes),
+            ]
+        });
+        let header = ["turn user", "allocations", "sent packets / bytes", "received packets / bytes"];
+        out.push('\n');
+        out.push_str(&table(header, users));
+    }
     out
 }
 

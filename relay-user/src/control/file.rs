@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use notify::{RecursiveMode, Watcher as _};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -22,6 +22,7 @@ use crate::{
     engine::{Change, Configured, Request, SourceState},
     members::{Desired, PublicKey},
     service,
+    turn::server::Settings,
 };
 
 /// An editor writes a file in several steps; it is read this long after something has happened.
@@ -40,6 +41,8 @@ pub(super) struct File {
     failed: bool,
     /// What was last said to need a restart.
     needs_restart: Vec<&'static str>,
+    /// What the TURN server is to go by.
+    turn: watch::Sender<Option<Settings>>,
 }
 
 /// What a configuration wants, for a relay with this key.
@@ -48,11 +51,25 @@ pub(super) fn desired(path: &Path, config: &Config, relay_key: PublicKey) -> Res
     config.members(relay_key).map(Desired::of).map_err(fault)
 }
 
+/// What the TURN server is to go by; `None` if it is switched off.
+fn turn_settings(config: &Config) -> Result<Option<Settings>> {
+    let turn = config.turn.as_ref().filter(|turn| turn.enabled);
+    turn.map(|turn| turn.settings(&config.relay.addresses)).transpose()
+}
+
 impl File {
     /// The file that `config` was read from; `desired` if it says who the members are.
     pub fn new(path: PathBuf, config: Config, desired: Option<Desired>, relay_key: PublicKey) -> Self {
         let (admission, keep) = (config.admission(), config.relay.keep);
-        Self { path, config, admission, keep, desired, relay_key, failed: false, needs_restart: Vec::new() }
+        let turn = watch::Sender::new(None);
+        let (failed, needs_restart) = (false, Vec::new());
+        Self { path, config, admission, keep, desired, relay_key, failed, needs_restart, turn }
+    }
+
+    /// What the TURN server is to go by: the configuration as it is, and as it changes.
+    pub fn turn(&self) -> Result<watch::Receiver<Option<Settings>>> {
+        self.turn.send_replace(turn_settings(&self.config)?);
+        Ok(self.turn.subscribe())
     }
 
     /// What is known of the file as a source of members right after start.
@@ -129,6 +146,16 @@ impl File {
 
     async fn take_over(&mut self, config: &Config, desired: Desired, engine: &Engine) {
         let needs_restart = self.config.needs_restart(config);
+        match turn_settings(config) {
+            Ok(settings) => {
+                _ = self.turn.send_if_modified(|turn| {
+                    let other = *turn != settings;
+                    *turn = settings;
+                    other
+                })
+            }
+            Err(fault) => error!("[turn]: {fault:#}; the TURN server goes on as it is"),
+        }
         let (admission, keep) = (config.admission(), config.relay.keep);
         let desired = self.desired.as_ref().map(|_| desired);
         let same = desired == self.desired && admission == self.admission && keep == self.keep;

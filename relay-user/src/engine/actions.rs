@@ -114,6 +114,9 @@ impl Engine {
         for session in affected {
             self.write(&session);
         }
+        for binding in self.channels.by(|flow| moved.contains(flow)) {
+            self.write_channel(binding);
+        }
         self.resolve_neighbours(false).await;
     }
 
@@ -205,8 +208,8 @@ impl Engine {
             warn!("{error:#}");
         }
         self.refresh_routes(&self.next_hops.doubtful_flows()).await;
-        let in_use: HashSet<Flow> =
-            self.tracker.sessions().flat_map(|s| [s.initiator.flow(), s.responder.flow()]).collect();
+        let sessions = self.tracker.sessions().flat_map(|s| [s.initiator.flow(), s.responder.flow()]);
+        let in_use: HashSet<Flow> = sessions.chain(self.channels.flows()).collect();
         for (id, next_hop) in self.next_hops.retain(|flow| in_use.contains(&flow)) {
             self.maps.write_next_hop(id, next_hop);
         }

@@ -82,6 +82,7 @@ impl Engine {
                 map(tables::SESSIONS, 2 * sessions, limits.sessions),
                 map(tables::PENDING, self.tracker.pending_len(), limits.pending),
                 map(tables::ENDPOINTS, self.endpoints.len(), limits.endpoints),
+                map(tables::CHANNELS, self.maps.channels_len(), tables::CHANNELS_MAX / 2),
                 map(tables::NEXT_HOPS, self.next_hops.hops().count(), tables::NEXT_HOPS_MAX),
             ],
             next_hops: NextHopUse {
@@ -95,6 +96,7 @@ impl Engine {
                 remarks: self.source.remarks.clone(),
                 needs_restart: self.needs_restart.iter().map(ToString::to_string).collect(),
             },
+            turn: self.channels.figures.as_ref().and_then(|figures| figures.borrow().clone()),
             interface_read_seconds_ago: self.reads.done.map(|done| now.saturating_sub(done).as_secs_f64()),
         }
     }

@@ -12,7 +12,7 @@ use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Change, Engine, Proofs, Reads, notices::Notices, saving::Saving};
+use super::{Change, Engine, Proofs, Reads, channels::Channels, notices::Notices, saving::Saving};
 use crate::{
     clock,
     config::Config,
@@ -127,6 +127,7 @@ impl Engine {
             needs_restart: Vec::new(),
             not_configured: None,
             counts: Userspace::default(),
+            channels: Channels::default(),
             started: now,
             reads: Reads::new(now),
             notices: Notices::default(),

@@ -30,6 +30,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    budget::Budget,
     directory::EndpointChanges,
     outcome::{Outcome, Outcomes},
     pending::Quotas,

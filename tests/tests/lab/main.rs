@@ -16,4 +16,5 @@ mod rates;
 mod restart;
 mod seeing;
 mod talking;
+mod turn;
 mod uplinks;

@@ -7,8 +7,8 @@ use aya::{
 use relay_ebpf::{
     reason::COUNTERS_LEN,
     tables::{
-        self, Address, Budgets, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session, Source,
-        Total,
+        self, Address, Budgets, Channel, Counter, Endpoint, Known, Ledger, Locals, NextHop, Rate, Session,
+        Source, Total,
     },
 };
 
@@ -51,12 +51,13 @@ fn the_maps_are_those_of_the_contract() {
     let next_hops = (MapType::Array, 4, size_of::<NextHop>(), tables::NEXT_HOPS_MAX);
     let tx_ports = (MapType::DevMapHash, 4, 8, tables::TX_PORTS_MAX);
     let locals = (MapType::Array, 4, size_of::<Locals>(), 1);
+    let channels = (MapType::Array, 4, size_of::<Channel>(), tables::CHANNELS_MAX);
     let counters = (MapType::PerCpuArray, 4, size_of::<Counter>(), COUNTERS_LEN);
     let events = (MapType::RingBuf, 0, 0, tables::EVENTS_BYTES);
     let hints = (MapType::PerCpuArray, 4, 8, tables::HINTS_LEN);
     let wanted = [
         session, ledger, totals, seed, pending, endpoints, sources, budgets, prefixes, rates, next_hops,
-        tx_ports, locals, counters, events, hints,
+        tx_ports, locals, channels, counters, events, hints,
     ];
     for (name, wanted) in tables::ALL.into_iter().zip(wanted) {
         assert_eq!(shape(&ebpf, name), wanted, "{name}");

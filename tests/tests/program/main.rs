@@ -22,4 +22,5 @@ mod relay;
 mod slow_path;
 mod table;
 mod totals;
+mod turn;
 mod vlan;

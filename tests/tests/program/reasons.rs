@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use relay_ebpf::reason::Reason;
 
-use crate::{admission, between_families, forwarded, passed, vlan};
+use crate::{admission, between_families, forwarded, passed, turn, vlan};
 
 /// It is there for the verifier, which wants to see a check after the head has moved: frames don't get shorter than what
 /// has just been put before them.
@@ -18,7 +18,9 @@ fn every_reason_is_met_by_a_fixture() {
         .chain(&between_families::fixtures())
         .chain(&vlan::fixtures())
         .chain(&admission::fixtures())
-        .map(|fixture| fixture.reason() as u32)
+        .map(|fixture| fixture.reason())
+        .chain(turn::MET)
+        .map(|reason| reason as u32)
         .collect();
     let missing: Vec<_> = Reason::ALL
         .iter()

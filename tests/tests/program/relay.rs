@@ -15,17 +15,21 @@ use relay_ebpf::{
     event::Event,
     reason::{Family, Reason, counter_index},
     tables::{
-        self, Address, Budgets, Counter, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, Known, LOCALS_MAX, Locals,
-        NextHop, Rate, Session, Source, TAGS_MAX,
+        self, Address, Budgets, Channel, Counter, Endpoint, HINT_NEW_SOURCE, HINT_TOO_BIG, Known, LOCALS_MAX,
+        Locals, NextHop, Rate, Session, Source, TAGS_MAX,
     },
 };
-use relay_tests::sessions::{Sessions, constants};
+use relay_tests::sessions::{SEED, Sessions, constants_with_turn};
 use zerocopy::FromBytes as _;
 
 use crate::datagram::Datagram;
 
 /// The relay port.
 pub const PORT: u16 = 51820;
+/// The port of the TURN server.
+pub const TURN_PORT: u16 = 3478;
+/// The ports of its relayed addresses.
+pub const RELAYED: std::ops::RangeInclusive<u16> = 50_000..=50_099;
 /// The interface that frames come in by: BPF_PROG_TEST_RUN takes the loopback device when it is told of no other.
 pub const INGRESS: u32 = 1;
 /// An interface that frames can be redirected to. (A test run does not carry the redirection out.)
@@ -281,6 +285,53 @@ pub fn session(
     }
 }
 
+/// One direction of a TURN channel. `number` is 0 in what comes from a peer, as far as its key goes.
+pub fn channel(
+    [source, local_in, local_out, to]: [SocketAddr; 4],
+    number: u16,
+    from_client: bool,
+    hop: Hop,
+    until: u32,
+) -> Channel {
+    let session = session(0, source, on_relay_port(local_in), on_relay_port(local_out), to, hop);
+    let (ip_delta, udp_delta) = (session.ip_delta, session.udp_delta);
+    // The session's delta has the relay port where the channel has others.
+    let ports = |address: SocketAddr| address.port().to_be_bytes();
+    let relay_port = PORT.to_be_bytes();
+    let udp_delta = add(udp_delta, delta(&relay_port, &ports(local_out)));
+    let udp_delta = add(udp_delta, delta(&ports(local_in), &relay_port));
+    Channel {
+        key: tables::channel_key(
+            source.ip().into(),
+            source.port(),
+            local_in.port(),
+            if from_client { number } else { 0 },
+            SEED,
+        ),
+        source: session.source,
+        destination: session.destination,
+        source_port_be: session.source_port_be,
+        local_in_port_be: local_in.port().to_be_bytes(),
+        local_out_port_be: local_out.port().to_be_bytes(),
+        destination_port_be: session.destination_port_be,
+        ip_delta,
+        udp_delta,
+        next_hop: hop as u16,
+        local_in: session.local_in,
+        local_out: session.local_out,
+        until,
+        number_be: number.to_be_bytes(),
+        from_client: from_client.into(),
+        packets: 0,
+        bytes: 0,
+        reserved: [0; 6],
+    }
+}
+
+fn on_relay_port(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), PORT)
+}
+
 /// What a packet did.
 pub struct Ran {
     /// The program's return value.
@@ -307,7 +358,7 @@ pub struct Relay {
 impl Relay {
     /// Loads the program and fills its maps for [`FAMILIES`].
     pub fn new() -> Self {
-        let config = constants(PORT, DIRECTIONS);
+        let config = constants_with_turn(PORT, DIRECTIONS, TURN_PORT, RELAYED);
         let mut ebpf = EbpfLoader::new()
             .override_global(tables::CONFIG, &config, true)
             .map_max_entries(tables::SESSIONS, tables::slots(DIRECTIONS))
@@ -460,6 +511,27 @@ impl Relay {
     pub fn open(&mut self, session: &Session) {
         self.sessions.insert(session).unwrap();
         self.indices.push(session.index);
+    }
+
+    /// Puts a direction of a channel into its first slot, or, where that is another's, the next one.
+    pub fn bind(&mut self, channel: &Channel) {
+        let mut channels = self.channels();
+        let home = tables::channel_home(channel.key);
+        let free = (home..).find(|at| [0, channel.key].contains(&channels.get(at, 0).unwrap().key)).unwrap();
+        channels.set(free, channel, 0).unwrap();
+    }
+
+    /// What a direction of a channel has carried.
+    pub fn carried(&mut self, key: u64) -> Counter {
+        let channels = self.channels();
+        let home = tables::channel_home(key);
+        let found = (home..home + tables::CHANNEL_WINDOW).map(|at| channels.get(&at, 0).unwrap());
+        let Channel { packets, bytes, .. } = found.into_iter().find(|channel| channel.key == key).unwrap();
+        Counter { packets, bytes }
+    }
+
+    fn channels(&mut self) -> Array<&mut MapData, Channel> {
+        self.ebpf.map_mut(tables::CHANNELS).unwrap().try_into().unwrap()
     }
 
     pub fn next_hop(&mut self, hop: Hop, entry: NextHop) {

@@ -19,7 +19,7 @@ use super::{
     members,
     stats::Ratio,
     throughput,
-    xdp::{latency, packets, programs},
+    xdp::{channels, latency, packets, programs},
 };
 
 /// What a run measured. A part that was not measured has no rows.
@@ -32,6 +32,8 @@ pub struct Report {
     pub short: bool,
     /// What a run of a program costs.
     pub programs: Vec<programs::Row>,
+    /// What a run costs for data of TURN channels.
+    pub channels: Vec<channels::Row>,
     /// What a packet costs end to end.
     pub packets: Vec<packets::Row>,
     /// How long a packet is on its way.
@@ -78,6 +80,7 @@ impl Report {
     ) -> Result<()> {
         match part {
             Part::Programs => self.programs = programs::run(object, effort, progress)?,
+            Part::Channels => self.channels = channels::run(object, effort, progress)?,
             Part::Packets => self.packets = packets::run(object, effort, progress)?,
             Part::Latency => self.latency = latency::run(object, effort, progress)?,
             Part::Handshakes => self.handshakes = handshakes::run(effort, progress)?,

@@ -68,6 +68,7 @@ fn measured(report: &Report) -> String {
 fn title(part: Part) -> &'static str {
     match part {
         Part::Programs => "A run of the program",
+        Part::Channels => "A run of the program for TURN channels",
         Part::Packets => "A packet from end to end",
         Part::Latency => "Latency",
         Part::Handshakes => "Handshakes",

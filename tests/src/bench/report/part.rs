@@ -5,6 +5,8 @@
 pub enum Part {
     /// What a run of an XDP program costs
     Programs,
+    /// What a run costs for data of TURN channels
+    Channels,
     /// What a packet costs end to end, with XDP programs
     Packets,
     /// How long a packet is on its way

@@ -4,13 +4,14 @@ use super::{Part, Report, net_cost::NetCost, table::Table};
 use crate::bench::{
     stats::{Ratio, Spread},
     throughput::Way,
-    xdp::traffic::Scenario,
+    xdp::traffic::{Family, Scenario},
 };
 
 /// The table of a part; empty if it was not measured.
 pub fn of_part(report: &Report, part: Part) -> String {
     match part {
         Part::Programs => programs(report),
+        Part::Channels => channels(report),
         Part::Packets => packets(report),
         Part::Latency => latency(report),
         Part::Handshakes => handshakes(report),
@@ -54,6 +55,26 @@ fn programs(report: &Report) -> String {
         ]);
     }
     if report.programs.is_empty() { String::new() } else { table.to_string() }
+}
+
+/// What a run costs for data of TURN channels.
+fn channels(report: &Report) -> String {
+    let header =
+        ["ns for a run, net", "from", "reflect, fast", "wgrelay", "wgrelay, fast", "× reflect, fast", "A/A"];
+    let mut table = Table::new(header);
+    for row in &report.channels {
+        let digit = |family| if family == Family::V4 { 4 } else { 6 };
+        table.row([
+            format!("{}→{}", digit(row.from), digit(row.to)),
+            if row.from_client { "client" } else { "peer" }.to_owned(),
+            format!("{:.1}", row.reflect),
+            format!("{:.1}", row.net),
+            format!("**{:.1}**", row.net_fast),
+            format!("{:.1}", row.net_fast / row.reflect),
+            format!("{:.3}{}", row.control, if row.held { "" } else { " (not held)" }),
+        ]);
+    }
+    if report.channels.is_empty() { String::new() } else { table.to_string() }
 }
 
 /// What a packet costs end to end.

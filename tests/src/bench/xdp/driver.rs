@@ -28,6 +28,18 @@ pub struct Driver {
     runs: u64,
 }
 
+/// What a driver sends.
+pub struct Sending {
+    /// The first frame.
+    pub first: Vec<u8>,
+    /// What all of them have.
+    pub frame: Frame,
+    /// What each has of its own; a power of two of them.
+    pub flows: Vec<Flow>,
+    /// How many lines `reflmiss` has.
+    pub lines: u32,
+}
+
 /// What came of a single run.
 pub struct Ran<'a> {
     /// The verdict.
@@ -40,26 +52,32 @@ impl Driver {
     /// Loads the benchmark's programs and the traffic.
     pub fn load(object: &[u8], traffic: &Traffic) -> Result<Self> {
         let order = traffic.order();
-        let lines = lines(traffic.scenario.sessions);
+        let (frame, flow) = traffic.sent_template();
+        let flows = order.iter().map(|&session| flow(session)).collect();
+        let first = traffic.sent(order[0], 0);
+        Self::sending(object, Sending { first, frame, flows, lines: lines(traffic.scenario.sessions) })
+    }
+
+    /// Loads the benchmark's programs, to send these frames.
+    pub fn sending(object: &[u8], Sending { first, frame, flows, lines }: Sending) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(contract::FLOWS, order.len() as u32).map_max_entries(contract::LINES, lines);
+        loader.map_max_entries(contract::FLOWS, flows.len() as u32).map_max_entries(contract::LINES, lines);
         let mut ebpf = loader.load(object).context("load the benchmark's programs (root is needed)")?;
         for name in ["driver", "empty", "reflect", "reflmiss"] {
             program(&mut ebpf, name)?.load().with_context(|| format!("verify the program `{name}`"))?;
         }
-        let (frame, flow) = traffic.sent_template();
         let mut frames: Array<_, Frame> = take(&mut ebpf, contract::FRAMES)?.try_into()?;
         frames.set(contract::SENT, frame, 0)?;
-        let mut flows: Array<_, Flow> = take(&mut ebpf, contract::FLOWS)?.try_into()?;
-        (0..).zip(&order).try_for_each(|(at, &session)| flows.set(at, flow(session), 0))?;
+        let mut map: Array<_, Flow> = take(&mut ebpf, contract::FLOWS)?.try_into()?;
+        (0..).zip(&flows).try_for_each(|(at, flow)| map.set(at, flow, 0))?;
         let mut state: Array<_, State> = take(&mut ebpf, contract::STATE)?.try_into()?;
-        let flows_mask = order.len() as u64 - 1;
+        let flows_mask = flows.len() as u64 - 1;
         state.set(0, State { flows_mask, lines: lines.into(), ..State::new_zeroed() }, 0)?;
         Ok(Self {
             contender: take(&mut ebpf, contract::CONTENDER)?.try_into()?,
             state,
             times: take(&mut ebpf, contract::TIMES)?.try_into()?,
-            frame: traffic.sent(order[0], 0),
+            frame: first,
             output: vec![0; 4096],
             runs: 0,
             ebpf,

@@ -2,6 +2,7 @@
 
 mod fleet;
 mod restart;
+mod turn;
 
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
@@ -26,6 +27,9 @@ struct Arguments {
     /// Show instead two relays that share etcd, hosts that join them, and the loss of one relay.
     #[arg(long)]
     fleet: bool,
+    /// Show instead the TURN server, with coturn's client and with WireGuard.
+    #[arg(long, conflicts_with = "fleet")]
+    turn: bool,
 }
 
 /// What came of it.
@@ -72,6 +76,10 @@ fn main() -> ExitCode {
         }
         if arguments.restart {
             let (outcome, text) = restart::show();
+            return (outcome.ok, text, json(&outcome));
+        }
+        if arguments.turn {
+            let (outcome, text) = turn::show();
             return (outcome.ok, text, json(&outcome));
         }
         let (outcome, metrics) = show();

@@ -1,0 +1,387 @@
+//! `[turn]`: what the configuration says of the TURN server.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+
+use super::{
+    credentials::{Credentials, Key},
+    guard::Rates,
+    peers::Peers,
+    server::{Quotas, Settings},
+};
+
+/// `[turn]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TurnConfig {
+    /// Whether there is a TURN server.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// The realm, which keys are made for; the server's name will do.
+    pub realm: String,
+    /// The UDP port that clients talk to.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// The first and the last port of relayed addresses.
+    #[serde(default = "default_ports")]
+    relay_ports: [u16; 2],
+    /// Netmaker's API, if a Netmaker server is to register hosts.
+    pub api: Option<ApiConfig>,
+    /// Users with long-term credentials.
+    #[serde(default, rename = "user")]
+    users: Vec<UserEntry>,
+    /// The file with the secret that time-limited credentials are made with.
+    pub secret_file: Option<PathBuf>,
+    /// Peers that may be sent to though they are not on the public Internet.
+    #[serde(default)]
+    allow_peers: Vec<IpNet>,
+    /// Peers that are not sent to.
+    #[serde(default)]
+    deny_peers: Vec<IpNet>,
+    /// Allocations in all.
+    #[serde(default = "default_allocations")]
+    allocations: usize,
+    /// Allocations of one user.
+    #[serde(default = "default_per_user")]
+    allocations_per_user: usize,
+    /// Peers that one allocation may permit, and channels that it may have.
+    #[serde(default = "default_peers")]
+    peers_per_allocation: usize,
+    /// Requests a second from one source that has not proven who it is.
+    #[serde(default = "default_source_requests")]
+    source_requests: u32,
+    /// Requests a second from all of those together.
+    #[serde(default = "default_unknown_requests")]
+    unknown_requests: u32,
+}
+
+/// `[turn.api]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    /// Where it listens: on this host alone, for a reverse proxy that speaks TLS.
+    pub listen: SocketAddr,
+    /// The username that its clients give.
+    pub username: String,
+    /// The file with their password.
+    password_file: Option<PathBuf>,
+    /// The password, if the environment says it.
+    #[serde(skip)]
+    password: Hidden,
+    /// Where registered hosts are kept.
+    #[serde(default = "default_state_file")]
+    pub state_file: PathBuf,
+}
+
+/// What is not shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Hidden(Option<String>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
+}
+
+impl ApiConfig {
+    /// The password.
+    ///
+    /// # Errors
+    /// If there is none, it can't be read, or it is too short.
+    pub fn password(&self) -> Result<String> {
+        match (&self.password.0, &self.password_file) {
+            (Some(password), _) => {
+                ensure!(
+                    password.len() >= LEAST,
+                    "TURN_PASSWORD: less than {LEAST} characters can be guessed"
+                );
+                Ok(password.clone())
+            }
+            (None, Some(file)) => secret(file),
+            (None, None) => bail!("[turn.api] needs a `password_file`"),
+        }
+    }
+}
+
+fn default_state_file() -> PathBuf {
+    "/var/lib/wgrelay/turn-hosts.json".into()
+}
+
+/// A secret that is used over the network has at least so many characters.
+const LEAST: usize = 16;
+
+/// `[[turn.user]]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserEntry {
+    name: String,
+    #[serde(deserialize_with = "key")]
+    key: Key,
+}
+
+fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+    let hex = String::deserialize(deserializer)?;
+    Key::from_hex(&hex).ok_or_else(|| {
+        serde::de::Error::custom("a user's key is 32 hexadecimal digits: `wgrelay turn-key` prints it")
+    })
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_port() -> u16 {
+    3478
+}
+
+/// Without WireGuard's usual port.
+fn default_ports() -> [u16; 2] {
+    [52000, 65535]
+}
+
+fn default_allocations() -> usize {
+    4_096
+}
+
+fn default_per_user() -> usize {
+    64
+}
+
+fn default_peers() -> usize {
+    64
+}
+
+fn default_source_requests() -> u32 {
+    Rates::default().source
+}
+
+fn default_unknown_requests() -> u32 {
+    Rates::default().all
+}
+
+impl TurnConfig {
+    /// What the environment says, by the names that Netmaker gives it, goes before the file. `variable` reads it.
+    ///
+    /// # Errors
+    /// The name of a variable, and what is wrong with it.
+    pub fn with_environment(
+        mut turn: Option<Self>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, String> {
+        let number = |name: &str| match variable(name) {
+            None => Ok(None),
+            Some(text) => text.parse::<u16>().map(Some).map_err(|_| format!("{name}: {text:?} is no port")),
+        };
+        let enabled = match variable("USE_TURN").as_deref() {
+            None => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(text) => return Err(format!("USE_TURN: {text:?} is neither true nor false")),
+        };
+        if turn.is_none() && enabled == Some(true) {
+            let realm = variable("TURN_SERVER_HOST")
+                .ok_or("USE_TURN: without [turn] in the file give TURN_SERVER_HOST as well")?;
+            turn = Some(
+                toml::from_str(&format!("realm = {realm:?}"))
+                    .map_err(|e| format!("TURN_SERVER_HOST: {e}"))?,
+            );
+        }
+        let Some(mut turn) = turn else { return Ok(None) };
+        turn.enabled = enabled.unwrap_or(turn.enabled);
+        turn.realm = variable("TURN_SERVER_HOST").unwrap_or(turn.realm);
+        turn.port = number("TURN_PORT")?.unwrap_or(turn.port);
+        let port = number("TURN_API_PORT")?;
+        if let Some(username) = variable("TURN_USERNAME") {
+            let listen = SocketAddr::from(([127, 0, 0, 1], port.unwrap_or(8089)));
+            turn.api.get_or_insert_with(|| ApiConfig {
+                listen,
+                username: username.clone(),
+                password_file: None,
+                password: Hidden::default(),
+                state_file: default_state_file(),
+            });
+        }
+        if let Some(api) = &mut turn.api {
+            api.listen.set_port(port.unwrap_or(api.listen.port()));
+            api.username = variable("TURN_USERNAME").unwrap_or(std::mem::take(&mut api.username));
+            api.password = Hidden(variable("TURN_PASSWORD").or(api.password.0.take()));
+        }
+        Ok(Some(turn))
+    }
+
+    /// The ports of relayed addresses.
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        let [first, last] = self.relay_ports;
+        first..=last
+    }
+
+    /// What is wrong with it, by the name of the setting. `relay_port` is WireGuard's.
+    pub fn check(&self, relay_port: u16) -> Result<(), (&'static str, String)> {
+        let fault = |field, reason: &str| Err((field, reason.to_owned()));
+        let ports = self.ports();
+        if self.port == 0 || self.port == relay_port {
+            return fault("turn.port", "the TURN server needs a port of its own: 3478 is usual");
+        }
+        if ports.is_empty() || *ports.start() < 1024 || ports.len() < 16 {
+            return fault(
+                "turn.relay_ports",
+                "give the first and the last of at least 16 ports, from 1024 on",
+            );
+        }
+        if ports.contains(&self.port) || ports.contains(&relay_port) {
+            return fault(
+                "turn.relay_ports",
+                "the port of the TURN server and the relay port must not be among them",
+            );
+        }
+        let printable = |c: char| !c.is_control() && c != '"' && c != '\\';
+        if self.realm.is_empty() || self.realm.chars().count() > 127 || !self.realm.chars().all(printable) {
+            return fault("turn.realm", "a realm has 1 to 127 characters, without quotes and backslashes");
+        }
+        for user in &self.users {
+            let same = |other: &&UserEntry| other.name == user.name;
+            if user.name.is_empty() || user.name.len() > 508 || self.users.iter().filter(same).count() > 1 {
+                return Err((
+                    "user",
+                    format!("user {:?}: a name has 1 to 508 bytes, and is given once", user.name),
+                ));
+            }
+        }
+        if let Some(api) = &self.api
+            && !api.listen.ip().is_loopback()
+        {
+            return fault(
+                "turn.api.listen",
+                "its passwords are in the clear: listen at 127.0.0.1, behind a proxy with TLS",
+            );
+        }
+        if self.enabled && self.users.is_empty() && self.secret_file.is_none() && self.api.is_none() {
+            return fault(
+                "turn.enabled",
+                "nobody could use the TURN server: give a [[turn.user]], a `secret_file` or [turn.api]",
+            );
+        }
+        for (field, value) in [
+            ("turn.allocations", self.allocations),
+            ("turn.allocations_per_user", self.allocations_per_user),
+            ("turn.peers_per_allocation", self.peers_per_allocation),
+        ] {
+            if !(1..=65_536).contains(&value) {
+                return Err((field, format!("`{field}` must be from 1 to 65536")));
+            }
+        }
+        if self.source_requests == 0 || self.unknown_requests == 0 {
+            return fault("turn.source_requests", "at least one request a second must be answered");
+        }
+        Ok(())
+    }
+
+    /// What the server goes by. Reads the secret.
+    pub fn settings(&self, addresses: &[IpAddr]) -> Result<Settings> {
+        let secret = self.secret_file.as_deref().map(secret).transpose()?;
+        let users: HashMap<String, Key> =
+            self.users.iter().map(|UserEntry { name, key }| (name.clone(), *key)).collect();
+        Ok(Settings {
+            addresses: addresses.to_vec(),
+            ports: self.ports(),
+            credentials: Credentials { realm: self.realm.clone(), users, secret },
+            peers: Peers::new(&self.allow_peers, &self.deny_peers),
+            quotas: Quotas {
+                allocations: self.allocations,
+                per_user: self.allocations_per_user,
+                peers: self.peers_per_allocation,
+            },
+            rates: Rates { source: self.source_requests, all: self.unknown_requests },
+        })
+    }
+}
+
+fn secret(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let secret = text.trim();
+    ensure!(secret.len() >= LEAST, "{}: less than {LEAST} characters can be guessed", path.display());
+    Ok(secret.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TurnConfig, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    const USER: &str =
+        "realm = \"r\"\n[[user]]\nname = \"ann\"\nkey = \"8493fbc53ba582fb4c044c456bdc40eb\"\n";
+
+    #[test]
+    fn little_need_be_said() {
+        let config = parse(USER).unwrap();
+        assert_eq!(config.check(51820), Ok(()));
+        assert_eq!((config.port, config.ports(), config.enabled), (3478, 52000..=65535, true));
+        let settings = config.settings(&["192.0.2.1".parse().unwrap()]).unwrap();
+        assert!(settings.credentials.user("ann", 0).is_some());
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        let variables = |set: &'static [(&str, &str)]| {
+            move |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        };
+        let netmakers = variables(&[
+            ("USE_TURN", "true"),
+            ("TURN_SERVER_HOST", "turn.example.org"),
+            ("TURN_PORT", "3479"),
+            ("TURN_API_PORT", "8090"),
+            ("TURN_USERNAME", "netmaker"),
+            ("TURN_PASSWORD", "0123456789abcdef"),
+        ]);
+        let turn = TurnConfig::with_environment(None, netmakers).unwrap().unwrap();
+        assert_eq!((turn.realm.as_str(), turn.port, turn.check(51820)), ("turn.example.org", 3479, Ok(())));
+        let api = turn.api.as_ref().unwrap();
+        assert_eq!((api.listen.to_string().as_str(), api.username.as_str()), ("127.0.0.1:8090", "netmaker"));
+        assert_eq!(api.password().unwrap(), "0123456789abcdef");
+        assert!(!format!("{turn:?}").contains("0123456789abcdef"));
+
+        let file = || Some(parse(USER).unwrap());
+        let off = TurnConfig::with_environment(file(), variables(&[("USE_TURN", "false")])).unwrap().unwrap();
+        assert!(!off.enabled && off.realm == "r");
+        assert_eq!(TurnConfig::with_environment(file(), variables(&[])).unwrap(), file());
+        assert_eq!(TurnConfig::with_environment(None, variables(&[("TURN_PORT", "1")])).unwrap(), None);
+        for (set, named) in [
+            (variables(&[("USE_TURN", "yes")]), "USE_TURN"),
+            (variables(&[("USE_TURN", "true")]), "TURN_SERVER_HOST"),
+            (variables(&[("USE_TURN", "true"), ("TURN_SERVER_HOST", "x"), ("TURN_PORT", "no")]), "TURN_PORT"),
+        ] {
+            assert!(TurnConfig::with_environment(None, set).unwrap_err().contains(named));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, field) in [
+            (format!("port = 51820\n{USER}"), "turn.port"),
+            (format!("port = 60000\n{USER}"), "turn.relay_ports"),
+            (format!("relay_ports = [51000, 52000]\n{USER}"), "turn.relay_ports"),
+            (format!("relay_ports = [60001, 50000]\n{USER}"), "turn.relay_ports"),
+            (format!("allocations = 0\n{USER}"), "turn.allocations"),
+            (USER.replace("\"r\"", "\"\""), "turn.realm"),
+            (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "turn.user"),
+            ("realm = \"r\"".to_owned(), "turn.enabled"),
+        ] {
+            assert_eq!(parse(&text).unwrap().check(51820).unwrap_err().0, field, "{text}");
+        }
+        let error = parse(&USER.replace("8493", "secret")).unwrap_err();
+        assert!(error.contains("wgrelay turn-key") && !error.contains("secretfb"), "{error}");
+        let missing = parse("realm = \"r\"\nsecret_file = \"/nonexistent\"").unwrap().settings(&[]);
+        assert!(format!("{:#}", missing.unwrap_err()).contains("/nonexistent"));
+    }
+}

@@ -1,0 +1,170 @@
+//! A TURN client before a stock WireGuard: what WireGuard sends to it goes to a peer by a channel of an allocation, and
+//! back.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use turn_types::{
+    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress, XorRelayedAddress},
+    channel::ChannelData,
+    message::{ALLOCATE, CHANNEL_BIND},
+    stun::{
+        attribute::{Nonce, Realm, Username},
+        message::{
+            IntegrityAlgorithm, LongTermCredentials, Message, MessageClass, MessageType, MessageWrite as _,
+            MessageWriteExt as _, MessageWriteVec, Method, TransactionId,
+        },
+        prelude::AttributeWrite,
+    },
+};
+
+use crate::{
+    lab::Namespace,
+    turn::{REALM, USER},
+};
+
+const NUMBER: u16 = 0x4001;
+/// How often a request is repeated, and how long its answer is waited for.
+const TRIES: usize = 20;
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A client with an allocation. It ends with the value.
+pub struct TurnClient {
+    server: UdpSocket,
+    /// WireGuard's side.
+    inside: UdpSocket,
+    nonce: String,
+    /// The address that peers see.
+    pub relayed: SocketAddr,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl TurnClient {
+    /// Gets an allocation from the server, in a namespace.
+    ///
+    /// # Panics
+    /// If it gets none.
+    pub fn allocate(namespace: &Namespace, server: SocketAddr) -> Self {
+        let bind = |address: SocketAddr| UdpSocket::bind(address).expect("bind a socket");
+        let (outside, inside) = namespace.enter(|| {
+            let outside = bind((Ipv4Addr::UNSPECIFIED, 0).into());
+            outside.connect(server).expect("name the server");
+            (outside, bind((Ipv4Addr::LOCALHOST, 0).into()))
+        });
+        outside.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+        inside.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+        let mut this = Self {
+            server: outside,
+            inside,
+            nonce: String::new(),
+            relayed: server,
+            stop: Arc::default(),
+            threads: Vec::new(),
+        };
+        let challenge = this.ask(ALLOCATE, |_| Vec::new());
+        let challenge = Message::from_bytes(&challenge).expect("an answer is a message");
+        challenge.attribute::<Nonce>().expect("a nonce").nonce().clone_into(&mut this.nonce);
+        let answer = this.ask(ALLOCATE, |_| vec![Box::new(RequestedTransport::new(17))]);
+        let answer = Message::from_bytes(&answer).expect("an answer is a message");
+        assert!(answer.has_class(MessageClass::Success), "no allocation: {answer}");
+        let relayed = answer.attribute::<XorRelayedAddress>().expect("a relayed address");
+        this.relayed = relayed.addr(answer.transaction_id());
+        this
+    }
+
+    /// Where WireGuard is to send what is for the peer.
+    pub fn endpoint(&self) -> SocketAddr {
+        self.inside.local_addr().expect("a socket has an address")
+    }
+
+    /// Binds a channel to the peer, and carries data from now on between it and the WireGuard that listens at this port.
+    ///
+    /// # Panics
+    /// If the server does not let it.
+    pub fn carry_to(&mut self, peer: SocketAddr, port: u16) {
+        let answer = self.ask(CHANNEL_BIND, |transaction| {
+            vec![Box::new(ChannelNumber::new(NUMBER)), Box::new(XorPeerAddress::new(peer, transaction))]
+        });
+        let answer = Message::from_bytes(&answer).expect("an answer is a message");
+        assert!(answer.has_class(MessageClass::Success), "no channel: {answer}");
+        let clone = |socket: &UdpSocket| socket.try_clone().expect("duplicate a socket");
+        let (server, inside, stop) = (clone(&self.server), clone(&self.inside), Arc::clone(&self.stop));
+        self.threads.push(thread::spawn(move || {
+            let wireguard = (Ipv4Addr::LOCALHOST, port);
+            let mut buffer = [0; 2048];
+            server.set_nonblocking(true).expect("set it non-blocking");
+            inside.set_read_timeout(Some(Duration::from_millis(1))).expect("set a time-out");
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok(len) = inside.recv(&mut buffer) {
+                    let mut message = vec![0; 4 + len];
+                    ChannelData::new(NUMBER, &buffer[..len]).write_into_unchecked(&mut message);
+                    let _ = server.send(&message);
+                }
+                while let Ok(len) = server.recv(&mut buffer) {
+                    if let Ok(data) = ChannelData::parse(&buffer[..len]) {
+                        let _ = inside.send_to(data.data(), wireguard);
+                    }
+                }
+            }
+        }));
+    }
+
+    /// Sends a request until there is an answer to it.
+    fn ask(
+        &self,
+        method: Method,
+        attributes: impl Fn(TransactionId) -> Vec<Box<dyn AttributeWrite>>,
+    ) -> Vec<u8> {
+        let transaction = TransactionId::generate();
+        let kind = MessageType::from_class_method(MessageClass::Request, method);
+        let mut message = Message::builder(kind, transaction, MessageWriteVec::new());
+        for attribute in attributes(transaction) {
+            message.add_attribute(&*attribute).expect("a request is small");
+        }
+        if !self.nonce.is_empty() {
+            let own: [&dyn AttributeWrite; 3] = [
+                &Username::new(USER.0).expect("a short name"),
+                &Realm::new(REALM).expect("a short realm"),
+                &Nonce::new(&self.nonce).expect("a short nonce"),
+            ];
+            own.iter().for_each(|attribute| message.add_attribute(*attribute).expect("a request is small"));
+            let credentials = LongTermCredentials::new(USER.0.to_owned(), USER.1.to_owned());
+            let credentials = credentials.to_key(REALM.to_owned()).into();
+            message.add_message_integrity(&credentials, IntegrityAlgorithm::Sha1).expect("sign it");
+        }
+        let bytes = message.finish();
+        let mut buffer = [0; 2048];
+        for _ in 0..TRIES {
+            self.server.send(&bytes).expect("send to the server");
+            match self.server.recv(&mut buffer) {
+                Ok(len) => {
+                    let message = Message::from_bytes(&buffer[..len]);
+                    if message.is_ok_and(|message| message.transaction_id() == transaction) {
+                        return buffer[..len].to_vec();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("receive from the server: {error}"),
+            }
+        }
+        panic!("the server does not answer")
+    }
+}
+
+impl Drop for TurnClient {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The TURN server with coturn's own client, peer and STUN client. Where data is carried by channels, the XDP program does it.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use relay_tests::{
+    World,
+    command::run,
+    relay::{self, Outer},
+    traffic::{connect, ping},
+    turn::{PORT, REALM, Report, SECRET, TurnWorld, USER, report},
+    turn_client::TurnClient,
+    until,
+    world::{REGISTRATION, p_endpoints},
+};
+use relay_user::turn::credentials::Key;
+
+const FAMILIES: [Outer; 2] = [Outer::Ipv4, Outer::Ipv6];
+
+/// All that was sent has come back.
+#[track_caller]
+fn complete(report: &Report, messages: u64) {
+    let Report { succeeded, sent, received, text } = report;
+    assert!(
+        *succeeded && *sent == messages && *received == messages,
+        "{sent} sent, {received} back:\n{text}"
+    );
+}
+
+/// Whether something has happened so often at least.
+fn outcome(world: &TurnWorld, name: &str, times: u64) -> Option<()> {
+    let turn = world.relay.status().turn?;
+    let found = turn.outcomes.iter().find(|outcome| outcome.outcome == name).expect("it is shown");
+    (found.count >= times).then_some(())
+}
+
+fn channel_packets(world: &TurnWorld) -> u64 {
+    let status = world.relay.status();
+    status.packets("channel_tx") + status.packets("channel_redirect")
+}
+
+fn peer(world: &TurnWorld, client: Outer, peer: Outer, more: &[&str]) -> Report {
+    let mut command = world.uclient(client);
+    command.args(["-e", &TurnWorld::peer_address(peer).to_string()]);
+    if peer == Outer::Ipv6 {
+        command.arg("-x");
+    }
+    command.args(more);
+    report(command)
+}
+
+#[test]
+fn channels_are_carried_by_the_program_between_all_families() {
+    let world = TurnWorld::running("");
+    for client in FAMILIES {
+        for to in FAMILIES {
+            let before = channel_packets(&world);
+            let report = peer(&world, client, to, &["-n", "100", "-l", "171", "-z", "5", "-c"]);
+            complete(&report, 100);
+            // With padding, which UDP does not need; and with both families allocated at once.
+            complete(&peer(&world, client, to, &["-n", "100", "-l", "173", "-z", "5", "-c", "-D"]), 100);
+            let carried = channel_packets(&world) - before;
+            // There and back; the first of them may find the way not resolved yet.
+            assert!(carried >= 2 * 200 - 20, "{client:?} to {to:?}: {carried} of 400 in the kernel");
+        }
+    }
+    let errors = world.client.udp_checksum_errors() + world.peer.udp_checksum_errors();
+    assert_eq!(errors, 0, "datagrams with a wrong checksum");
+    // They are shown with the next second.
+    until("all of it in the user's figures", Duration::from_secs(5), || {
+        let turn = world.relay.status().turn?;
+        let user = turn.users.into_iter().find(|user| user.name == USER.0)?;
+        let least =
+            [user.sent_packets, user.received_packets, user.sent_bytes / 171, user.received_bytes / 171];
+        least.iter().all(|figure| *figure >= 800).then_some(())
+    });
+}
+
+#[test]
+fn what_is_not_in_channels_passes_as_well() {
+    let world = TurnWorld::running("");
+    for to in FAMILIES {
+        let before = channel_packets(&world);
+        // Send and Data indications; with the pair of ports that RTP wants; large ones, which are fragmented.
+        complete(&peer(&world, Outer::Ipv4, to, &["-s", "-n", "50", "-z", "5", "-c"]), 50);
+        let report = peer(&world, Outer::Ipv4, to, &["-s", "-n", "20", "-l", "3000", "-z", "5", "-c"]);
+        complete(&report, 20);
+        assert_eq!(channel_packets(&world), before, "indications are no channel data");
+        complete(&peer(&world, Outer::Ipv6, to, &["-n", "20", "-l", "3000", "-z", "5", "-c"]), 20);
+    }
+    let pair = peer(&world, Outer::Ipv4, Outer::Ipv4, &["-n", "50", "-z", "5"]);
+    complete(&pair, 100);
+}
+
+#[test]
+fn many_clients_and_clients_of_each_other_are_served() {
+    let world = TurnWorld::running("");
+    let many = peer(&world, Outer::Ipv4, Outer::Ipv4, &["-m", "30", "-n", "20", "-z", "5", "-c"]);
+    complete(&many, 600);
+    let mut command = world.uclient(Outer::Ipv4);
+    command.args(["-y", "-m", "4", "-n", "20", "-z", "5", "-c"]);
+    let each_other = report(command);
+    assert!(each_other.succeeded && each_other.received >= 80, "{}", each_other.text);
+    until("the allocations of all of them", Duration::from_secs(5), || outcome(&world, "allocated", 34));
+}
+
+#[test]
+fn who_may_not_use_the_server_does_not() {
+    let world = TurnWorld::running("");
+    let address = TurnWorld::peer_address(Outer::Ipv4).to_string();
+    for (user, password) in [(USER.0, "wrong"), ("nobody", USER.1), ("1000:ann", "x")] {
+        let mut command = world.uclient_as(Outer::Ipv4, user, password);
+        command.args(["-e", &address, "-n", "1", "-c"]);
+        let report = report(command);
+        assert!(
+            report.received == 0 && report.text.contains("Cannot complete Allocation"),
+            "{user}: {}",
+            report.text
+        );
+    }
+    // Time-limited credentials, as coturn's client makes them of the secret.
+    let mut command = world.uclient_as(Outer::Ipv4, "ann", "");
+    command.args(["-e", &address, "-n", "20", "-z", "5", "-c", "-W", SECRET]);
+    complete(&report(command), 20);
+    until("refusals in the status", Duration::from_secs(5), || outcome(&world, "unauthorized", 3));
+    until("allocations in the status", Duration::from_secs(5), || outcome(&world, "allocated", 1));
+}
+
+#[test]
+fn the_server_does_not_lead_into_the_relays_host_or_private_networks() {
+    let world = TurnWorld::running("");
+    world.relay.namespace.ip("address add 10.77.0.1/24 dev eth0");
+    world.relay.namespace.ip("address add 203.0.113.77/32 dev lo");
+    for forbidden in ["127.0.0.1", "10.77.0.9", "203.0.113.77", "169.254.169.254", "198.51.100.1"] {
+        let mut command = world.uclient(Outer::Ipv4);
+        command.args(["-e", forbidden, "-n", "1", "-c"]);
+        let report = report(command);
+        assert!(report.received == 0 && report.text.contains("403"), "{forbidden}: {}", report.text);
+    }
+    assert_eq!(channel_packets(&world), 0);
+}
+
+/// Hosts with stock WireGuard, each behind a NAT and with a TURN client before it.
+#[test]
+fn wireguard_runs_through_turn() {
+    let mut world = World::new();
+    world.relay.control = TurnWorld::configuration(&world.lab, "");
+    world.relay.members.clear();
+    world.relay.start();
+    let server = SocketAddr::new(TurnWorld::server(Outer::Ipv4), PORT);
+    let [mut to_p, mut to_b] = [0; 2].map(|_| TurnClient::allocate(&world.a.namespace, server));
+    let mut to_a = TurnClient::allocate(&world.b.namespace, server);
+    world.a.add_peer(&world.p, Some(to_p.endpoint()));
+    world.a.add_peer(&world.b, Some(to_b.endpoint()));
+    world.b.add_peer(&world.a, Some(to_a.endpoint()));
+    // It answers to where a seems to be.
+    world.p.add_peer(&world.a, None);
+    let [p_v4, _] = p_endpoints();
+    world.a.set_listen_port(relay::PORT);
+    world.b.set_listen_port(relay::PORT);
+    to_p.carry_to(p_v4, relay::PORT);
+    to_b.carry_to(to_a.relayed, relay::PORT);
+    to_a.carry_to(to_b.relayed, relay::PORT);
+    for host in [&mut world.a, &mut world.b, &mut world.p] {
+        host.start();
+    }
+    let channels = |world: &World| {
+        let status = world.relay.status();
+        status.packets("channel_tx") + status.packets("channel_redirect")
+    };
+    connect(&world.a, &world.p, REGISTRATION);
+    let before = channels(&world);
+    let pings = ping(&world.a, &world.p, 100, Duration::from_millis(5));
+    assert_eq!(pings.received, 100, "{pings:?}");
+    assert!(channels(&world) >= before + 200, "it goes through the kernel");
+    // Both of them behind TURN: the server passes on what is for one of its own relayed addresses.
+    connect(&world.a, &world.b, REGISTRATION);
+    assert_eq!(ping(&world.b, &world.a, 50, Duration::from_millis(5)).received, 50);
+    assert_eq!(world.checksum_errors(), 0);
+    assert_eq!(world.relay.status().sessions, 0, "nothing of it is relayed as WireGuard");
+}
+
+#[test]
+fn a_stun_client_learns_its_address() {
+    let world = TurnWorld::running("");
+    for outer in FAMILIES {
+        let mut command = world.client.command("turnutils_stunclient");
+        command.args(["-p", &PORT.to_string(), &TurnWorld::server(outer).to_string()]);
+        let text = run(&mut command);
+        assert!(text.contains("UDP reflexive addr: "), "{text}");
+    }
+}
+
+#[test]
+fn it_is_switched_off_and_on_and_users_come_and_go_while_it_runs() {
+    let mut world = TurnWorld::running("");
+    let configure = |world: &mut TurnWorld, more: &str| {
+        world.relay.control = TurnWorld::configuration(&world.lab, more);
+        world.relay.write_configuration();
+    };
+    configure(&mut world, "enabled = false");
+    until("end of the server", Duration::from_secs(5), || world.relay.status().turn.is_none().then_some(()));
+    let server = (TurnWorld::server(Outer::Ipv4), PORT);
+    world.relay.namespace.enter(|| UdpSocket::bind(server)).expect("its port is free");
+    configure(&mut world, "");
+    until("the server again", Duration::from_secs(5), || world.relay.status().turn.map(|_| ()));
+    complete(&peer(&world, Outer::Ipv4, Outer::Ipv4, &["-n", "10", "-z", "5", "-c"]), 10);
+
+    let key = Key::of(USER.0, REALM, USER.1).to_hex();
+    let other = Key::of(USER.0, REALM, "another").to_hex();
+    world.relay.control = world.relay.control.replace(&key, &other);
+    world.relay.write_configuration();
+    until("refusal of the old password", Duration::from_secs(30), || {
+        let report = peer(&world, Outer::Ipv4, Outer::Ipv4, &["-n", "1", "-c"]);
+        report.text.contains("Cannot complete Allocation").then_some(())
+    });
+}
