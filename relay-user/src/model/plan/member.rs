@@ -13,7 +13,9 @@ use crate::{
     },
 };
 
-/// How many networks, routes in a network, and tags a member may have.
+/// How many networks a member may be in: a relay may serve many.
+const NETWORKS: usize = 1_024;
+/// How many routes in a network, and tags, a member may have.
 const MANY: usize = 64;
 
 impl State {
@@ -92,7 +94,7 @@ impl State {
         if member.networks.is_empty() {
             return Err(Refusal::NoNetwork(member.name));
         }
-        few("networks", member.networks.len())?;
+        few("networks", member.networks.len(), NETWORKS)?;
         member.networks.sort_by(|a, b| a.network.cmp(&b.network));
         if let Some(twice) = member.networks.windows(2).find(|pair| pair[0].network == pair[1].network) {
             return Err(Refusal::NetworkTwice(member.name, twice[0].network.clone()));
@@ -146,7 +148,7 @@ impl State {
                 IpAddr::V6(ip) => place.ipv6 = Some(ip),
             }
         }
-        few("routes", place.routes.len())?;
+        few("routes", place.routes.len(), MANY)?;
         place.routes.sort();
         place.routes.dedup();
         for &route in &place.routes {
@@ -225,12 +227,12 @@ fn check_wished(
 pub(super) fn tags(mut tags: Vec<Name>) -> Result<Vec<Name>, Refusal> {
     tags.sort();
     tags.dedup();
-    few("tags", tags.len())?;
+    few("tags", tags.len(), MANY)?;
     Ok(tags)
 }
 
-fn few(what: &'static str, number: usize) -> Result<(), Refusal> {
-    if number > MANY { Err(Refusal::TooMany(what, MANY)) } else { Ok(()) }
+fn few(what: &'static str, number: usize, most: usize) -> Result<(), Refusal> {
+    if number > most { Err(Refusal::TooMany(what, most)) } else { Ok(()) }
 }
 
 /// The names of hosts, each once and not too many for one step.

@@ -68,7 +68,7 @@ fn name_recipient(message: &mut [u8]) {
 fn members() -> Members {
     let relay = OtherRelay { name: "other".into(), endpoints: vec![At::Known(5).endpoint()] };
     let members = (0..HOSTS).map(|host| Member {
-        name: format!("host {host}"),
+        name: format!("host {host}").into(),
         public_key: key(host),
         networks: vec!["net".into()],
         place: match host {
