@@ -45,7 +45,7 @@ use crate::{
     interface::{Interface, Peer},
     keep::Keep,
     maps::Maps,
-    members::{Desired, MemberId, PublicKey},
+    members::{Desired, MemberId, Peers, PublicKey},
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
     program::Attached,
@@ -83,6 +83,25 @@ pub struct Change {
     pub desired: Desired,
     /// What the source says of itself.
     pub source: SourceState,
+}
+
+impl Change {
+    /// Leaves out peers that the interface does not take, and says so.
+    fn fit(mut self, interface: &Interface, before: &Peers) -> Self {
+        let most = interface.most_peers();
+        match self.desired.fit(most, before) {
+            0 => {}
+            beyond => {
+                let remark = format!(
+                    "{beyond} relayed hosts can't register: the relay's WireGuard takes {most} peers; let another relay have \
+                     some, or use the kernel's WireGuard"
+                );
+                warn!("{remark}");
+                self.source.remarks.insert(0, remark);
+            }
+        }
+        self
+    }
 }
 
 /// What is known of the control source.
@@ -390,7 +409,8 @@ impl Engine {
 
     /// Makes the tracker and the WireGuard interface follow what is wanted. First the tracker: what is not allowed any
     /// more ends at once.
-    async fn change(&mut self, Change { desired, source }: Change) {
+    async fn change(&mut self, change: Change) {
+        let Change { desired, source } = change.fit(&self.interface, &self.desired.peers);
         self.source = source;
         let before = std::mem::replace(&mut self.desired, desired);
         let mut actions = Vec::new();

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use tracing::{info, warn};
-use wireguard_control::{Device, DeviceUpdate, Key, PeerConfigBuilder};
+use wireguard_control::{Backend, Device, DeviceUpdate, Key, PeerConfigBuilder};
 
 use crate::{
     config::Relay,
@@ -168,6 +168,14 @@ impl Interface {
     /// The relay's public key.
     pub fn public_key(&self) -> PublicKey {
         self.public_key
+    }
+
+    /// How many peers its implementation takes: the kernel's `MAX_PEERS_PER_DEVICE`, wireguard-go's `MaxPeers`.
+    pub fn most_peers(&self) -> usize {
+        match self.device.backend {
+            Backend::Kernel => 1 << 20,
+            Backend::Userspace => 1 << 16,
+        }
     }
 
     /// All peers as they are now.

@@ -156,6 +156,19 @@ impl Desired {
         let peers = relayed.map(|(_, member)| (member.public_key, Peer::default())).collect();
         Self { members: Arc::new(members), peers }
     }
+
+    /// Leaves out peers beyond `most`, which is what the interface takes; those that it had `before` go last. Returns how
+    /// many are left out.
+    pub fn fit(&mut self, most: usize, before: &Peers) -> usize {
+        let beyond = self.peers.len().saturating_sub(most);
+        if beyond > 0 {
+            let (had, new): (Vec<_>, Vec<_>) = self.peers.keys().copied().partition(|key| before.contains_key(key));
+            for key in new.iter().chain(&had).take(beyond) {
+                self.peers.remove(key);
+            }
+        }
+        beyond
+    }
 }
 
 /// Why a set of members can't be.
@@ -417,6 +430,21 @@ mod tests {
         for bad in ["", "AQID", &text[..43], &format!("{text}A"), &text.replace('A', "*")] {
             assert_eq!(PublicKey::from_base64(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn peers_that_the_interface_does_not_take_are_left_out_new_ones_first() {
+        let wanted = |firsts: &[u8]| {
+            let peers = firsts.iter().map(|&first| (key(first, 0), Peer::default())).collect();
+            Desired { peers, ..Desired::default() }
+        };
+        let fit = |mut desired: Desired, most, before: &[u8]| {
+            let beyond = desired.fit(most, &wanted(before).peers);
+            (beyond, desired)
+        };
+        assert_eq!(fit(wanted(&[1, 2, 3]), 3, &[]), (0, wanted(&[1, 2, 3])));
+        assert_eq!(fit(wanted(&[1, 2, 3, 4]), 3, &[2, 3, 4]), (1, wanted(&[2, 3, 4])));
+        assert_eq!(fit(wanted(&[1, 2, 3, 4]), 1, &[3, 4]), (3, wanted(&[4])));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::{
     keep::Keep,
     left::Left,
     maps::Traffic,
-    members::{MemberId, Place, PublicKey, unusable},
+    members::{MemberId, Peers, Place, PublicKey, unusable},
     netlink::Netlink,
     next_hops::{NOWHERE, NextHops},
     program::{Attached, Loaded},
@@ -65,7 +65,7 @@ impl Engine {
     /// [`Self::attached`] has to follow.
     pub async fn new(start: Start, stop: CancellationToken) -> Result<(Self, RingBuf<MapData>)> {
         let Start { config, loaded, interface, netlink, change, proofs, keep, saved } = start;
-        let Change { desired, source } = change;
+        let Change { desired, source } = change.fit(&interface, &Peers::new());
         let Loaded { mut maps, mut events, sockets, left, interfaces: ports, replaces } = loaded;
         let now = clock::now();
         let table = maps.locals().context("read the relay's addresses of an earlier run")?;

@@ -1,7 +1,7 @@
 //! The control plane with very many members: the embedded store, `wgrelay serve` and `wgrelay run` themselves.
 //!
-//! Members are in networks of a hundred, all relayed by the one relay. Two of them are real hosts, one behind a NAT that
-//! forgets; the others are never heard of.
+//! Members are in networks of a hundred. They are relayed by the one relay, as far as the WireGuard of its interface takes so
+//! many peers, the rest by another. Two of them are real hosts, one behind a NAT that forgets; the others are never heard of.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -32,6 +32,11 @@ use crate::{
 
 /// Members of a network.
 const NETWORK: usize = 100;
+/// Members of the one relay at most: wireguard-go takes 65,536 peers.
+const RELAYED: usize = 60_000;
+/// The other relay.
+const OTHER: &str = "other";
+const OTHER_KEY: [u8; 32] = [9; 32];
 /// Hosts that enrol at once.
 const AT_ONCE: usize = 64;
 /// How often the way of a change to the tables is measured.
@@ -47,6 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Row {
     /// How many there are.
     pub members: usize,
+    /// How many of them are relayed by the relay that is measured.
+    pub relayed: usize,
     /// Enrolments by the API of `wgrelay serve`, at its unix socket, each durable before it is answered.
     pub enrolments_per_second: f64,
     /// From the start of `wgrelay run` until all tables are written, the peers of its WireGuard interface among them.
@@ -144,6 +151,7 @@ impl Scene {
         let move_ms = self.moves();
         Ok(Row {
             members,
+            relayed: members.min(RELAYED),
             enrolments_per_second,
             start_seconds,
             change_ms,
@@ -176,9 +184,16 @@ impl Scene {
             "addresses": relay.addresses, "port": PORT,
         });
         client.post::<Value>("/v1/relays", &body).await?;
+        let other = json!({
+            "name": OTHER, "public_key": BASE64_STANDARD.encode(OTHER_KEY), "networks": all,
+            "addresses": ["198.51.100.9"], "port": PORT,
+        });
+        client.post::<Value>("/v1/relays", &other).await?;
         let mut secrets = Vec::new();
         for n in 0..networks {
-            let body = json!({ "network": network(n), "relay": relay.name() });
+            // Members are dealt out over the networks.
+            let by = if n * NETWORK < RELAYED { relay.name() } else { OTHER };
+            let body = json!({ "network": network(n), "relay": by });
             let made: Value = client.post("/v1/keys", &body).await?;
             secrets.push(made["secret"].as_str().context("the key's secret")?.to_owned());
         }
@@ -216,6 +231,7 @@ impl Scene {
     /// What only handshakes with the relay bring about otherwise.
     async fn activate(&self, mut keys: Vec<PublicKey>) -> Result<()> {
         keys.push(PublicKey::from_base64(&self.relay.keys.public).context("wg makes keys")?);
+        keys.push(PublicKey(OTHER_KEY));
         let store = Embedded::open(&self.lab.file("store")).await?;
         let stop = CancellationToken::new();
         let (writer, task) = Writer::start(Arc::new(store), unix_time, stop.clone()).await?;

@@ -267,6 +267,7 @@ fn extremes(Spread { min, max, .. }: Spread) -> String {
 fn members(report: &Report) -> String {
     let mut table = Table::new([
         "members",
+        "relayed here",
         "enrolments /s",
         "start, s",
         "a change, ms",
@@ -282,6 +283,7 @@ fn members(report: &Report) -> String {
         let range = |spread: &Spread| format!("{:.0}–{:.0}", spread.min, spread.max);
         table.row([
             thousands(row.members as f64),
+            thousands(row.relayed as f64),
             thousands(row.enrolments_per_second),
             format!("{:.2}", row.start_seconds),
             format!("{:.1}", row.change_ms.median),
