@@ -504,7 +504,7 @@ fn field_span(text: &str, field: &str) -> Option<Range<usize>> {
         let key = line.split('=').next().unwrap_or_default().trim();
         let here = start..start + line.len();
         if let Some(header) = key.strip_prefix('[').and_then(|key| key.split(']').next()) {
-            table = header.trim();
+            table = header.trim_start_matches('[').trim();
             if table == field {
                 return Some(here);
             }

@@ -242,7 +242,7 @@ impl TurnConfig {
             let same = |other: &&UserEntry| other.name == user.name;
             if user.name.is_empty() || user.name.len() > 508 || self.users.iter().filter(same).count() > 1 {
                 return Err((
-                    "user",
+                    "turn.user",
                     format!("user {:?}: a name has 1 to 508 bytes, and is given once", user.name),
                 ));
             }
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<TurnConfig, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())
     }
 
     const USER: &str =
