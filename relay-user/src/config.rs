@@ -222,7 +222,8 @@ struct MemberEntry {
     relayed_by: Option<String>,
     #[serde(default)]
     endpoints: Vec<SocketAddr>,
-    rate_limit: Option<RateLimit>,
+    #[serde(default)]
+    rate_limit: RateLimit,
 }
 
 /// What is wrong with a configuration file.
@@ -421,7 +422,7 @@ impl Config {
     fn turn_fixed(&self) -> Option<(u16, std::ops::RangeInclusive<u16>, &str, Option<&TurnApi>)> {
         let turn = self.turn.as_ref()?;
         // Registered hosts have keys for a realm.
-        let realm = if turn.api.is_some() { turn.realm.as_str() } else { "" };
+        let realm = if turn.api.is_some() { &*turn.realm } else { "" };
         Some((turn.port, turn.ports(), realm, turn.api.as_ref()))
     }
 
@@ -473,8 +474,7 @@ impl MemberEntry {
                 ));
             }
         };
-        let rate_limit = self.rate_limit.unwrap_or_default().checked();
-        let rate_limit = rate_limit.map_err(|fault| format!("member {name:?}: rate_limit: {fault}"))?;
+        let rate_limit = self.rate_limit.if_any();
         let networks = self.networks.iter().cloned().collect();
         Ok(Member { name: name.into(), public_key, networks, place, rate_limit })
     }
