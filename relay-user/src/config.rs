@@ -587,8 +587,8 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
             ("\"198.51.100.9:51820\"", "\"203.0.113.1:51820\"", 20, "same static endpoint"),
             ("networks = [\"mesh\"]\nrelayed", "networks = []\nrelayed", 14, "in no network"),
             ("[[other", "[control]\nsource = \"store\"\n[[other", 11, "take all [[member]] out"),
-            ("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 9600 }", 14, "from 64000"),
-            ("relayed = true", "relayed = true\nrate_limit = { packets_per_second = 0 }", 14, "at least 1"),
+            ("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 9600 }", 19, "from 64000"),
+            ("relayed = true", "relayed = true\nrate_limit = { packets_per_second = 0 }", 19, "at least 1"),
             ("[[other_relay]]", "[limits]\nunknown_packets = 0\n[[other_relay]]", 11, "from 1 to"),
             ("attach = ", "allow = [\"198.51.100.0/33\"]\nattach = ", 8, "invalid"),
         ] {
