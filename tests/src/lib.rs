@@ -17,6 +17,7 @@
 //! The harness panics on what should not happen, with the command and what it printed: it is for tests and the demo.
 
 pub mod affinity;
+pub mod attack;
 pub mod bench;
 pub mod cards;
 pub mod cleanup;
