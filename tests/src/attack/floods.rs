@@ -5,12 +5,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use super::scene::{FIRST_TRY, SOON, poke};
+use super::{
+    scene::{FIRST_TRY, SOON, poke},
+    tap::{Hears, Tap},
+};
 use crate::{
     flood::{DEVICE, Flood, Garbage, object},
     relay::{Outer, PORT, Relay, Status},
     traffic::{Pinging, connect, ping},
-    until,
     wait::{now, within},
     world::{REGISTRATION, World},
 };
@@ -100,19 +102,23 @@ pub fn ring_buffer() -> Result<String> {
     /// buffer within a second, and all of it in less than two.
     const STUCK: Duration = Duration::from_millis(2_500);
     let (world, flood) = scene();
+    let (bridge, port) = world.internet.port(&world.relay.namespace);
+    let at_relay = Tap::new(bridge, &port, Hears::Both);
     world.b.forget_peer(&world.p);
     world.relay.signal(Signal::STOP);
     let relay = Relay::endpoint(Outer::Ipv4);
     let (sent, _, (start, poke)) = flood.during(Garbage::Initiations, MANY, relay, || {
         std::thread::sleep(STUCK);
-        (now(), poke(&world.b, &world.p))
-    });
-    let rest = |time: Duration| FIRST_TRY.saturating_sub(time);
-    until("an initiation of b", SOON, || {
-        (poke.printed().contains("PING") && start.elapsed() > Duration::from_millis(200)).then_some(())
+        at_relay.heard();
+        let (start, poke) = (now(), poke(&world.b, &world.p));
+        at_relay
+            .wait_for(SOON, |heard| (heard.is(1) && heard.to == relay).then_some(()))
+            .expect("b initiates");
+        (start, poke)
     });
     world.relay.signal(Signal::CONT);
-    let answered = within(rest(start.elapsed()), || poke.printed().contains(" time=").then_some(()));
+    let rest = FIRST_TRY.saturating_sub(start.elapsed());
+    let answered = within(rest, || poke.printed().contains(" time=").then_some(()));
     let took = start.elapsed().as_millis();
     let left_out = world.relay.status().packets("initiation_not_copied");
     assert!(left_out > 0, "the buffer was never scarce, with {sent} frames");

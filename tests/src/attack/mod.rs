@@ -11,7 +11,7 @@ mod loops;
 mod malformed;
 mod membership;
 #[path = "../../fuzz/src/message.rs"]
-mod message;
+pub mod message;
 mod packets;
 mod scene;
 mod tap;

@@ -74,13 +74,14 @@ impl Scene {
         world.relay.start();
         world.point_hosts(outer, 25);
         world.start_hosts();
+        connect(&world.a, &world.p, REGISTRATION);
+        connect(&world.a, &world.b, REGISTRATION);
+        // It takes some time, which is as well: WireGuard takes two handshakes in a few milliseconds for a replay.
         for attacker in [&outsider, &mallory, &victim] {
             // So that the relay knows how to reach it.
             let relay = Relay::endpoint(outer).ip().to_string();
             run(attacker.namespace.command("ping").args(["-n", "-c", "1", "-W", "2", &relay]));
         }
-        connect(&world.a, &world.b, REGISTRATION);
-        connect(&world.a, &world.p, REGISTRATION);
         Self { world, outer, outsider, mallory, victim, at_relay, relay_mac }
     }
 
@@ -136,10 +137,12 @@ impl Scene {
         let answers = Tap::new(bridge, &port, Hears::Incoming);
         // 92 bytes, and UDP's header. A tap hears it nevertheless: it comes before the rule.
         bridge.nft(&format!(
-            "table netdev held {{ chain answers {{
-                type filter hook ingress device {port} priority 0
-                udp length 100 drop
-            }} }}"
+            "table netdev held {{
+                chain answers {{
+                    type filter hook ingress device {port} priority 0
+                    udp length 100 drop
+                }}
+            }}"
         ));
         self.at_relay.heard();
         from.forget_peer(&self.world.p);

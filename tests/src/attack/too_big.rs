@@ -55,7 +55,7 @@ impl Claim {
     }
 }
 
-pub fn forged_words() -> Result<String> {
+pub(super) fn forged_words() -> Result<String> {
     const EACH: u64 = 20;
     let scene = Scene::new();
     let session = scene.session(&scene.world.a, &scene.world.b);
