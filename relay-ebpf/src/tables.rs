@@ -66,7 +66,7 @@ pub const EVENTS: &str = "EVENTS";
 /// Rate limits of what goes up beside handshakes.
 pub const HINTS: &str = "HINTS";
 /// Every map that is pinned.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 17] = [
     SESSIONS, LEDGER, TOTALS, SEED, PENDING, ENDPOINTS, SOURCES, BUDGETS, PREFIXES, RATES, NEXT_HOPS,
     TX_PORTS, LOCALS, CHANNELS, COUNTERS, EVENTS, HINTS,
 ];

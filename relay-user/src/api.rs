@@ -22,6 +22,7 @@ mod relays;
 mod schema;
 pub mod shape;
 mod tokens;
+mod turn_users;
 mod write;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};

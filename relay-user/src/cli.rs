@@ -12,6 +12,7 @@ pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod tokens;
 pub(crate) mod top;
+pub(crate) mod turn_users;
 
 use std::{net::IpAddr, str::FromStr};
 

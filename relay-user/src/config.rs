@@ -222,33 +222,7 @@ struct MemberEntry {
     relayed_by: Option<String>,
     #[serde(default)]
     endpoints: Vec<SocketAddr>,
-    rate_limit: Option<RateLimitEntry>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RateLimitEntry {
-    bits_per_second: Option<u64>,
-    packets_per_second: Option<u32>,
-}
-
-impl RateLimitEntry {
-    /// Below this the largest message would not fit into ten seconds, above it a byte would cost next to nothing.
-    const BITS: std::ops::RangeInclusive<u64> = 64_000..=1_000_000_000_000;
-
-    fn limit(self) -> Result<RateLimit, String> {
-        let Self { bits_per_second, packets_per_second } = self;
-        if bits_per_second.is_none() && packets_per_second.is_none() {
-            return Err("rate_limit: give `bits_per_second`, `packets_per_second` or both".into());
-        }
-        if bits_per_second.is_some_and(|bits| !Self::BITS.contains(&bits)) {
-            return Err("rate_limit: `bits_per_second` must be from 64000 to 1000000000000".into());
-        }
-        if packets_per_second == Some(0) {
-            return Err("rate_limit: `packets_per_second` must be at least 1".into());
-        }
-        Ok(RateLimit { bits_per_second, packets_per_second })
-    }
+    rate_limit: Option<RateLimit>,
 }
 
 /// What is wrong with a configuration file.
@@ -295,7 +269,10 @@ impl Config {
         config
             .check_relay()
             .and_then(|()| config.check_control())
-            .and_then(|()| config.turn.as_ref().map_or(Ok(()), |turn| turn.check(config.relay.port)))
+            .and_then(|()| match &config.turn {
+                Some(turn) => turn.check(config.relay.port, config.control.source == Source::Store),
+                None => Ok(()),
+            })
             .map_err(|(field, reason)| (field_span(text, field), reason))?;
         // The members are checked with a key that no member can have: the real one is checked against at start.
         config.members(PublicKey([0; 32])).map_err(|(span, error)| (Some(span), error))?;
@@ -496,8 +473,8 @@ impl MemberEntry {
                 ));
             }
         };
-        let rate_limit = self.rate_limit.map(RateLimitEntry::limit).transpose();
-        let rate_limit = rate_limit.map_err(|fault| format!("member {name:?}: {fault}"))?;
+        let rate_limit = self.rate_limit.unwrap_or_default().checked();
+        let rate_limit = rate_limit.map_err(|fault| format!("member {name:?}: rate_limit: {fault}"))?;
         let networks = self.networks.iter().cloned().collect();
         Ok(Member { name: name.into(), public_key, networks, place, rate_limit })
     }
@@ -610,7 +587,6 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
             ("\"198.51.100.9:51820\"", "\"203.0.113.1:51820\"", 20, "same static endpoint"),
             ("networks = [\"mesh\"]\nrelayed", "networks = []\nrelayed", 14, "in no network"),
             ("[[other", "[control]\nsource = \"store\"\n[[other", 11, "take all [[member]] out"),
-            ("relayed = true", "relayed = true\nrate_limit = {}", 14, "bits_per_second"),
             ("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 9600 }", 14, "from 64000"),
             ("relayed = true", "relayed = true\nrate_limit = { packets_per_second = 0 }", 14, "at least 1"),
             ("[[other_relay]]", "[limits]\nunknown_packets = 0\n[[other_relay]]", 11, "from 1 to"),

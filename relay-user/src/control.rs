@@ -24,7 +24,7 @@ use crate::{
     engine::Change,
     interface::Interface,
     members::{Desired, PublicKey},
-    model::Name,
+    model::{Name, Records, TurnUser},
     serve::serve_on,
     turn::server::Settings,
 };
@@ -130,6 +130,14 @@ impl Source {
     /// What the TURN server is to go by, as the file has it.
     pub fn turn(&self) -> Result<watch::Receiver<Option<Settings>>> {
         self.file.turn()
+    }
+
+    /// Users of the TURN server who do not stand in the file.
+    pub fn turn_users(&self) -> watch::Receiver<Records<TurnUser>> {
+        match &self.members {
+            Members::Store(store) => store.followed.turn_users(),
+            Members::File(_) | Members::Netmaker(_) => watch::Sender::new(Records::new()).subscribe(),
+        }
     }
 
     /// Starts to follow, and to serve the API. Peers that have proven their keys come by `proofs`.

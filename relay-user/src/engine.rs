@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use zerocopy::FromBytes as _;
 
-use self::{notices::Notices, saving::Saving};
 pub use self::start::Start;
+use self::{notices::Notices, saving::Saving};
 use crate::{
     admission::Admission,
     clock,
@@ -93,8 +93,8 @@ impl Change {
             0 => {}
             beyond => {
                 let remark = format!(
-                    "{beyond} relayed hosts can't register: the relay's WireGuard takes {most} peers; let another relay have \
-                     some, or use the kernel's WireGuard"
+                    "{beyond} members can't register here: the relay's WireGuard takes {most} peers; let another relay serve \
+                     some of the networks, or use the kernel's WireGuard"
                 );
                 warn!("{remark}");
                 self.source.remarks.insert(0, remark);

@@ -27,7 +27,8 @@ use tracing_subscriber::EnvFilter;
 mod cli;
 
 use cli::{
-    asking::Asking, configuration, doctor, keys, manual, members, networks, relays, show, status, tokens, top,
+    asking::Asking, configuration, doctor, keys, manual, members, networks, relays, show, status, tokens,
+    top, turn_users,
 };
 
 /// A blind WireGuard relay: forwards encrypted packets between hosts that can't reach each other, in the kernel.
@@ -124,6 +125,8 @@ enum Command {
     Key(keys::Arguments),
     /// Tokens, with which others use the API over TCP.
     Token(tokens::Arguments),
+    /// Users of the relays' TURN servers, with passwords.
+    TurnUser(turn_users::Arguments),
     /// Print what a member's WireGuard interface needs, for wg-quick or a phone.
     Config(configuration::Arguments),
     Join(join::Join),
@@ -224,6 +227,7 @@ fn execute(command: Command, log_format: LogFormat) -> Result<ExitCode> {
             Command::Relay(arguments) => arguments.run().await,
             Command::Key(arguments) => arguments.run().await,
             Command::Token(arguments) => arguments.run().await,
+            Command::TurnUser(arguments) => arguments.run().await,
             Command::Config(arguments) => arguments.run().await,
             Command::Join(options) => {
                 log(log_format);

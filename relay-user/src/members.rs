@@ -8,6 +8,8 @@ use std::{
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A WireGuard public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,13 +86,35 @@ pub struct Member {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// How much of a member's traffic is relayed: of what it sends, and of what it receives, each by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much of a member's traffic is relayed: of what it sends, and of what it receives, each by itself. Without either
+/// number it is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RateLimit {
     /// Bits of WireGuard messages a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 64000, maximum = 1000000000000u64)]
     pub bits_per_second: Option<u64>,
     /// Packets a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub packets_per_second: Option<u32>,
+}
+
+impl RateLimit {
+    /// Below this the largest message would not fit into ten seconds, above it a byte would cost next to nothing.
+    const BITS: std::ops::RangeInclusive<u64> = 64_000..=1_000_000_000_000;
+
+    /// The limit, if it is one; an error says which number can't be.
+    pub fn checked(self) -> Result<Option<Self>, &'static str> {
+        if self.bits_per_second.is_some_and(|bits| !Self::BITS.contains(&bits)) {
+            return Err("`bits_per_second` must be from 64000 to 1000000000000");
+        }
+        if self.packets_per_second == Some(0) {
+            return Err("`packets_per_second` must be at least 1");
+        }
+        Ok((self != Self::default()).then_some(self))
+    }
 }
 
 /// Another relay of the network.
@@ -157,13 +181,17 @@ impl Desired {
         Self { members: Arc::new(members), peers }
     }
 
-    /// Leaves out peers beyond `most`, which is what the interface takes; those that it had `before` go last. Returns how
-    /// many are left out.
+    /// Leaves out peers beyond `most`, which is what the interface takes: those first that are not relayed here, then those
+    /// that it did not have `before`. Returns how many are left out.
     pub fn fit(&mut self, most: usize, before: &Peers) -> usize {
         let beyond = self.peers.len().saturating_sub(most);
         if beyond > 0 {
-            let (had, new): (Vec<_>, Vec<_>) = self.peers.keys().copied().partition(|key| before.contains_key(key));
-            for key in new.iter().chain(&had).take(beyond) {
+            let relayed = |key: &PublicKey| {
+                self.members.member(key.id()).is_some_and(|member| member.place == Place::Relayed)
+            };
+            let mut keys: Vec<PublicKey> = self.peers.keys().copied().collect();
+            keys.sort_by_cached_key(|key| (relayed(key), before.contains_key(key)));
+            for key in &keys[..beyond] {
                 self.peers.remove(key);
             }
         }
@@ -433,18 +461,18 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_the_interface_does_not_take_are_left_out_new_ones_first() {
-        let wanted = |firsts: &[u8]| {
-            let peers = firsts.iter().map(|&first| (key(first, 0), Peer::default())).collect();
-            Desired { peers, ..Desired::default() }
+    fn peers_that_the_interface_does_not_take_are_left_out() {
+        let peers = |firsts: &[u8]| firsts.iter().map(|&first| (key(first, 0), Peer::default())).collect();
+        let members = Arc::new(build([], [relayed("a", 1), relayed("b", 4)]).unwrap());
+        let left = |most, before: &[u8]| {
+            let mut desired = Desired { members: Arc::clone(&members), peers: peers(&[1, 2, 3, 4]) };
+            let beyond = desired.fit(most, &peers(before));
+            (beyond, desired.peers)
         };
-        let fit = |mut desired: Desired, most, before: &[u8]| {
-            let beyond = desired.fit(most, &wanted(before).peers);
-            (beyond, desired)
-        };
-        assert_eq!(fit(wanted(&[1, 2, 3]), 3, &[]), (0, wanted(&[1, 2, 3])));
-        assert_eq!(fit(wanted(&[1, 2, 3, 4]), 3, &[2, 3, 4]), (1, wanted(&[2, 3, 4])));
-        assert_eq!(fit(wanted(&[1, 2, 3, 4]), 1, &[3, 4]), (3, wanted(&[4])));
+        assert_eq!(left(4, &[]), (0, peers(&[1, 2, 3, 4])));
+        assert_eq!(left(3, &[1, 2]), (1, peers(&[1, 2, 4])), "who is new");
+        assert_eq!(left(2, &[2, 3]), (2, peers(&[1, 4])), "who is not relayed here");
+        assert_eq!(left(1, &[4]), (3, peers(&[4])));
     }
 
     #[test]

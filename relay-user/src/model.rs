@@ -1,4 +1,4 @@
-//! The control plane's model: networks, members, relays, enrolment keys and tokens, and all rules about them.
+//! The control plane's model: networks, members, relays, enrolment keys, tokens and users of TURN servers, and all rules about them.
 //!
 //! Pure: commands and times go in, changed records or a [`Refusal`] come out. It reads no clock, makes no random numbers
 //! and knows no store.
@@ -24,11 +24,11 @@ pub use part::Part;
 pub use plan::{Consequence, Plan, STEP};
 pub use record::{
     Enrolled, EnrolmentKey, Key, Member, Membership, Network, Op, Record, RecordError, Relay, Relayed,
-    Revision, Role, Token, UnixTime, base64_key,
+    Revision, Role, Token, TurnUser, UnixTime, base64_key,
 };
 pub use refusal::{Class, Refusal};
 pub use secret::{Credential, Secret, SecretHash};
-pub use state::{Kept, State};
+pub use state::{Kept, Records, State};
 pub use wireguard::{Configuration, MTU, Peer, ViaRelay};
 
 /// How long an enrolled public key is reserved, in seconds, for the handshake that proves it. After that anybody with an

@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 use reqwest::Url;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::client;
+use crate::{client, members::RateLimit};
 pub use answers::{Host, Node};
 pub use endpoint::{Endpoint, Override, Step, step};
 pub use mesh::{LeftOut, Mesh, Reason, Us};
@@ -61,6 +61,8 @@ pub struct Relayed {
     pub tags: BTreeSet<String>,
     /// By the server's `relayedby`: name or id of the host that stands for us there.
     pub by: Option<String>,
+    /// How much is relayed for each.
+    pub rate_limit: RateLimit,
 }
 
 /// How we prove to the server who we are. Secrets are read when they are needed, so that they can be changed.
@@ -118,7 +120,8 @@ impl TryFrom<Given> for Options {
             (None, None, Some(name), Some(password_file)) => Credentials::User { name, password_file },
             _ => return Err("give one of token_file, master_key_file, and user with password_file"),
         };
-        let Relayed { hosts, tags, by } = &given.relayed;
+        let Relayed { hosts, tags, by, rate_limit } = &given.relayed;
+        rate_limit.checked()?;
         if hosts.is_empty() && tags.is_empty() && by.is_none() {
             return Err("nobody would be relayed: give relayed one of hosts, tags and by");
         }

@@ -129,7 +129,7 @@ impl Turn {
             Some((_, _, registry)) => registry.hosts(),
             None => watch::Sender::new(turn::netmaker::Hosts::new()).subscribe(),
         };
-        let wanted = turn::task::Wanted { settings: source.turn()?, hosts };
+        let wanted = turn::task::Wanted { settings: source.turn()?, users: source.turn_users(), hosts };
         Ok(Some(Self { place, wanted, api }))
     }
 

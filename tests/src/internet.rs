@@ -191,6 +191,8 @@ impl Nat {
     fn new(namespace: Namespace, lan: Lan, setup: Vec<String>) -> Self {
         namespace.set("net/ipv4/ip_forward", "1");
         namespace.set("net/ipv6/conf/all/forwarding", "1");
+        // Before there is any way: what passed untranslated once would do so as long as it goes on.
+        namespace.nft(RULES);
         let this = Self { namespace, lan, setup };
         this.configure();
         this
@@ -220,7 +222,6 @@ impl Nat {
         for line in &self.setup {
             self.namespace.ip(line);
         }
-        self.namespace.nft(RULES);
     }
 
     /// Where it is.
@@ -239,12 +240,11 @@ impl Nat {
         run(self.namespace.command("conntrack").arg("--flush"));
     }
 
-    /// Switches it off: nothing passes, and everything that it knew is gone.
+    /// Switches it off: nothing passes, and everything that it knew of flows is gone.
     pub fn switch_off(&self) {
         for device in ["lan", "wan"] {
             self.namespace.ip(&format!("link set {device} down"));
         }
-        self.namespace.nft("flush ruleset");
         self.forget();
     }
 

@@ -56,6 +56,11 @@ pub struct Report {
 impl TurnWorld {
     /// Makes it and starts the relay, with these further lines in `[turn]`.
     pub fn running(more: &str) -> Self {
+        Self::configured(|lab| Self::configuration(lab, more))
+    }
+
+    /// Likewise, with the end of the configuration that is given for the lab.
+    pub fn configured(configuration: impl FnOnce(&Lab) -> String) -> Self {
         let lab = Lab::new();
         let mut internet = Internet::new(&lab);
         let relay = lab.namespace("relay");
@@ -66,7 +71,7 @@ impl TurnWorld {
             namespace
         });
         let mut relay = Relay::new(&relay);
-        relay.control = Self::configuration(&lab, more);
+        relay.control = configuration(&lab);
         relay.start();
         let echo = [Outer::Ipv4, Outer::Ipv6]
             .map(|outer| {

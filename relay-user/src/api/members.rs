@@ -107,6 +107,7 @@ async fn create_member(
         public_key: new.public_key,
         networks: new.networks.into_iter().map(Into::into).collect(),
         endpoints: new.endpoints,
+        rate_limit: new.rate_limit,
         tags: new.tags,
         owner: secret.as_ref().map(Secret::hash),
     });
@@ -160,6 +161,7 @@ async fn change_member(
     let change = model::MemberChange {
         networks: change.networks.map(|networks| networks.into_iter().map(Into::into).collect()),
         endpoints: change.endpoints,
+        rate_limit: change.rate_limit,
         tags: change.tags,
         owner: secret.as_ref().map(Secret::hash),
     };
@@ -293,7 +295,7 @@ fn concerns(old: &Records, new: &Records, member: &Name) -> bool {
     new.changes_since(old).iter().any(|key| match key {
         Key::Member(name) | Key::Relay(name) => name == member || near(old, name) || near(new, name),
         Key::Network(name) => new.member(member.as_str()).is_some_and(|own| own.membership(name).is_some()),
-        Key::EnrolmentKey(_) | Key::Token(_) => false,
+        Key::EnrolmentKey(_) | Key::Token(_) | Key::TurnUser(_) => false,
     })
 }
 

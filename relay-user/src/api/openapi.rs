@@ -16,7 +16,7 @@ use super::{
     problem::{self, Problem},
     relays, schema,
     shape::Changed,
-    tokens,
+    tokens, turn_users,
 };
 use crate::model::{Name, Role};
 
@@ -43,7 +43,8 @@ use crate::model::{Name, Role};
         schema::Ipv6,
         schema::Ipv6Prefix,
         schema::Prefix,
-        schema::PublicKey
+        schema::PublicKey,
+        schema::TurnKey
     ))
 )]
 struct Document;
@@ -61,6 +62,7 @@ pub(super) fn routes() -> (Router<Api>, Router<Api>, utoipa::openapi::OpenApi) {
             .merge(relays::routes())
             .merge(keys::routes())
             .merge(tokens::routes())
+            .merge(turn_users::routes())
             .merge(enrol::routes()),
     );
     let waiting = OpenApiRouter::new().nest(BASE, members::waiting_routes().merge(changes::routes()));

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     engine,
+    members::RateLimit,
     model::{self, Command, Consequence, Hosts, Key, Name, Request, State as Records},
     status::Host,
 };
@@ -122,7 +123,15 @@ fn new_member(
     };
     let name = name.clone();
     let (endpoints, tags) = (Vec::new(), Vec::new());
-    Ok(Some(model::NewMember { name, public_key, networks, endpoints, tags, owner: None }))
+    Ok(Some(model::NewMember {
+        name,
+        public_key,
+        networks,
+        endpoints,
+        rate_limit: RateLimit::default(),
+        tags,
+        owner: None,
+    }))
 }
 
 /// Show a relay

@@ -35,6 +35,8 @@ texts! {
         "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$";
     Credential "An id and its secret." "web.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
         r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$";
+    TurnKey "MD5 of `name:realm:password`, in hexadecimal digits: `wgrelay turn-key` prints it."
+        "8493fbc53ba582fb4c044c456bdc40eb" "^[0-9a-f]{32}$";
     Ipv4 "An IPv4 address." "10.10.0.7" r"^([0-9]{1,3}\.){3}[0-9]{1,3}$";
     Ipv6 "An IPv6 address." "fd00:10::7" r"^[0-9a-fA-F:.]{2,45}$";
     Address "An IPv4 or IPv6 address." "198.51.100.1" r"^[0-9a-fA-F:.]{2,45}$";

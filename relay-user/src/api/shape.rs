@@ -10,9 +10,10 @@ use utoipa::ToSchema;
 
 use super::schema;
 use crate::{
-    members::PublicKey,
+    members::{PublicKey, RateLimit},
     model::{self, Name, Role, UnixTime, base64_key},
     status::Host,
+    turn::credentials::Key as TurnKey,
 };
 
 /// A network: who is in it may talk, at addresses of its prefixes.
@@ -112,6 +113,8 @@ pub struct Member {
     pub relay_address: Option<IpAddr>,
     /// Whether it is a relay itself.
     pub is_relay: bool,
+    /// How much is relayed for it, if that is limited.
+    pub rate_limit: Option<RateLimit>,
     /// Its tags.
     pub tags: Vec<Name>,
     /// How it came here by itself, if it did.
@@ -146,6 +149,9 @@ pub struct NewMember {
     #[serde(default)]
     #[schema(value_type = Vec<schema::Endpoint>)]
     pub endpoints: Vec<SocketAddr>,
+    /// How much is relayed for it.
+    #[serde(default)]
+    pub rate_limit: RateLimit,
     /// Its tags.
     #[serde(default)]
     pub tags: Vec<Name>,
@@ -165,6 +171,9 @@ pub struct MemberChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<schema::Endpoint>>)]
     pub endpoints: Option<Vec<SocketAddr>>,
+    /// How much is relayed for it from now on. An empty one takes the limit away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// All its tags from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<Name>>,
@@ -385,6 +394,43 @@ pub struct TokenWithSecret {
     pub secret: String,
 }
 
+/// A user of the relays' TURN servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TurnUser {
+    /// Its name.
+    pub name: Name,
+    /// The realm of the servers that it may use.
+    pub realm: String,
+    /// When it was last changed; also its ETag.
+    pub revision: u64,
+}
+
+/// A user of the relays' TURN servers to be made.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTurnUser {
+    /// Its name, unique among these.
+    pub name: Name,
+    /// The realm of the servers that it may use.
+    #[schema(min_length = 1, max_length = 127)]
+    pub realm: String,
+    /// Its key: MD5 of `name:realm:password`. It is not told to anybody.
+    #[schema(value_type = schema::TurnKey)]
+    pub key: TurnKey,
+}
+
+/// A user of the relays' TURN servers as it shall be.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TurnUserChange {
+    /// The realm of the servers that it may use.
+    #[schema(min_length = 1, max_length = 127)]
+    pub realm: String,
+    /// Its key: MD5 of `name:realm:password`. It is not told to anybody.
+    #[schema(value_type = schema::TurnKey)]
+    pub key: TurnKey,
+}
+
 /// A host that joins.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -602,6 +648,7 @@ impl Member {
             relayed_by: kept.relayed.as_ref().map(|relayed| relayed.by.clone()),
             relay_address: kept.relayed.as_ref().and_then(|relayed| relayed.address),
             is_relay: state.relay(kept.name.as_str()).is_some(),
+            rate_limit: kept.rate_limit,
             tags: kept.tags.clone(),
             enrolled: kept
                 .enrolled
@@ -629,6 +676,12 @@ impl EnrolmentKey {
 impl Token {
     pub(super) fn of(kept: &model::Kept<model::Token>) -> Self {
         Self { id: kept.id.clone(), role: kept.role, expires: kept.expires, revision: kept.revision.0 }
+    }
+}
+
+impl TurnUser {
+    pub(super) fn of(kept: &model::Kept<model::TurnUser>) -> Self {
+        Self { name: kept.name.clone(), realm: kept.realm.clone(), revision: kept.revision.0 }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use relay_user::{
     api::shape::{Member, MemberChange, MemberWithOwner, Membership, NewMember},
-    members::PublicKey,
+    members::{PublicKey, RateLimit},
     model::Name,
 };
 use reqwest::Method;
@@ -63,6 +63,8 @@ enum Command {
         /// Its static public endpoint, if it has one; at most one of each family.
         #[arg(long = "endpoint", value_name = "ADDRESS:PORT")]
         endpoints: Vec<SocketAddr>,
+        #[command(flatten)]
+        rate_limit: Limits,
         /// A tag. May be given several times.
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<Name>,
@@ -88,6 +90,11 @@ enum Command {
         /// No static endpoint any more.
         #[arg(long, conflicts_with = "endpoints")]
         no_endpoint: bool,
+        #[command(flatten)]
+        rate_limit: Limits,
+        /// No limit any more.
+        #[arg(long, conflicts_with_all = ["bits_per_second", "packets_per_second"])]
+        no_rate_limit: bool,
         /// All its tags from now on.
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<Name>,
@@ -108,6 +115,31 @@ enum Command {
         #[command(flatten)]
         changing: Changing,
     },
+}
+
+/// How much is relayed for a member: of what it sends and of what it receives, each by itself. A change replaces both numbers.
+#[derive(Args)]
+struct Limits {
+    /// Relay at most so many bits of WireGuard messages a second each way, from 64000 on.
+    #[arg(long, value_name = "NUMBER")]
+    bits_per_second: Option<u64>,
+    /// Relay at most so many packets a second each way.
+    #[arg(long, value_name = "NUMBER")]
+    packets_per_second: Option<u32>,
+}
+
+impl Limits {
+    /// The limit, if anything was said of it.
+    fn given(self, none: bool) -> Option<RateLimit> {
+        let limit = RateLimit::from(self);
+        (none || limit != RateLimit::default()).then_some(limit)
+    }
+}
+
+impl From<Limits> for RateLimit {
+    fn from(Limits { bits_per_second, packets_per_second }: Limits) -> Self {
+        Self { bits_per_second, packets_per_second }
+    }
 }
 
 pub(crate) fn public_key(text: &str) -> Result<PublicKey, String> {
@@ -131,9 +163,27 @@ impl Arguments {
                 asking.show(&path, |members: &Vec<Member>| list(members)).await
             }
             Command::Show { name } => asking.show(&format!("/v1/members/{name}"), one).await,
-            Command::Create { name, public_key, networks, routes, endpoints, tags, owner, making } => {
+            Command::Create {
+                name,
+                public_key,
+                networks,
+                routes,
+                endpoints,
+                rate_limit,
+                tags,
+                owner,
+                making,
+            } => {
                 let networks = memberships(networks, routes)?;
-                let new = NewMember { name, public_key, networks, endpoints, tags, owner };
+                let new = NewMember {
+                    name,
+                    public_key,
+                    networks,
+                    endpoints,
+                    rate_limit: rate_limit.into(),
+                    tags,
+                    owner,
+                };
                 asking.change(Method::POST, "/v1/members", Some(&new), &making.into(), with_owner).await
             }
             Command::Change {
@@ -142,6 +192,8 @@ impl Arguments {
                 routes,
                 endpoints,
                 no_endpoint,
+                rate_limit,
+                no_rate_limit,
                 tags,
                 no_tag,
                 owner,
@@ -150,6 +202,7 @@ impl Arguments {
                 let change = MemberChange {
                     networks: given(memberships(networks, routes)?, false),
                     endpoints: given(endpoints, no_endpoint),
+                    rate_limit: rate_limit.given(no_rate_limit),
                     tags: given(tags, no_tag),
                     owner,
                 };
@@ -203,11 +256,18 @@ fn one(member: &Member) -> String {
         ("networks", places(&member.networks)),
         ("routes", joined(member.networks.iter().flat_map(|place| &place.routes))),
         ("endpoints", joined(&member.endpoints)),
+        ("rate limit", member.rate_limit.map(rate_limit).unwrap_or_default()),
         ("relayed by", member.relayed_by.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("tags", joined(&member.tags)),
         ("enrolled by", enrolled.map(|enrolled| format!("key {}", enrolled.key)).unwrap_or_default()),
         ("revision", member.revision.to_string()),
     ])
+}
+
+fn rate_limit(RateLimit { bits_per_second, packets_per_second }: RateLimit) -> String {
+    let bits = bits_per_second.map(|bits| format!("{bits} bits/s"));
+    let packets = packets_per_second.map(|packets| format!("{packets} packets/s"));
+    joined(bits.into_iter().chain(packets))
 }
 
 fn with_owner(MemberWithOwner { member, owner }: &MemberWithOwner) -> String {

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -13,7 +16,7 @@ use crate::{
     engine::{Change, Request, SourceState},
     handshake::Timestamp,
     members::{Desired, MembersError, Policy, PublicKey},
-    model::{Command, Name, Part},
+    model::{Command, Name, Part, Records, TurnUser},
     store::{Store, Writer},
 };
 
@@ -31,6 +34,8 @@ pub struct Followed {
     /// The part could not follow.
     failed: Option<MembersError>,
     alive: Option<Alive>,
+    /// Who may use the TURN server.
+    turn_users: watch::Sender<Records<TurnUser>>,
 }
 
 /// The announcement that this relay is alive, under a name. It ends with this value.
@@ -49,8 +54,15 @@ impl Followed {
         relay_key: PublicKey,
         policy: Policy,
     ) -> Result<Self, MembersError> {
-        let part = Part::new(relay_key, policy, &writer.state())?;
-        Ok(Self { writer, store, part, title, loaded: clock::now(), failed: None, alive: None })
+        let state = writer.state();
+        let part = Part::new(relay_key, policy, &state)?;
+        let turn_users = watch::Sender::new(state.turn_users().clone());
+        Ok(Self { writer, store, part, title, loaded: clock::now(), failed: None, alive: None, turn_users })
+    }
+
+    /// Who may use the TURN server, now and from now on.
+    pub fn turn_users(&self) -> watch::Receiver<Records<TurnUser>> {
+        self.turn_users.subscribe()
     }
 
     /// What is wanted.
@@ -104,7 +116,13 @@ impl Followed {
     }
 
     fn take_over(&mut self) {
-        match self.part.follow(&self.writer.state()) {
+        let state = self.writer.state();
+        self.turn_users.send_if_modified(|known| {
+            let others = !known.ptr_eq(state.turn_users());
+            known.clone_from(state.turn_users());
+            others
+        });
+        match self.part.follow(&state) {
             Ok(()) => {
                 self.failed = None;
                 self.loaded = clock::now();

@@ -5,8 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{Credential, EnrolmentKey, Key, Membership, Name, Network, Relay, Revision, SecretHash, Token};
-use crate::members::PublicKey;
+use super::{
+    Credential, EnrolmentKey, Key, Membership, Name, Network, Relay, Revision, SecretHash, Token, TurnUser,
+};
+use crate::members::{PublicKey, RateLimit};
 
 /// A command, and the revision that its subject must still have (If-Match), if that matters.
 #[derive(Clone, Debug)]
@@ -85,6 +87,12 @@ pub enum Command {
     CreateToken(Token),
     /// Deletes a token.
     DeleteToken(Name),
+    /// Makes a user of the TURN servers.
+    CreateTurnUser(TurnUser),
+    /// Gives one another key.
+    ChangeTurnUser(TurnUser),
+    /// Deletes one. Its allocations end.
+    DeleteTurnUser(Name),
     /// A relay's interface has seen handshakes of these keys. Keys that nobody has, or that are active, are passed over.
     Activate(Vec<PublicKey>),
     /// Removes enrolled members that never proved their key.
@@ -103,11 +111,14 @@ impl Command {
             Self::RelayHosts { relay, .. } | Self::ReleaseHosts { relay, .. } => Key::Relay(relay.clone()),
             Self::DeleteKey(id) => Key::EnrolmentKey(id.clone()),
             Self::DeleteToken(id) => Key::Token(id.clone()),
+            Self::ChangeTurnUser(user) => Key::TurnUser(user.name.clone()),
+            Self::DeleteTurnUser(name) => Key::TurnUser(name.clone()),
             Self::CreateNetwork(_)
             | Self::CreateMember(_)
             | Self::CreateRelay(_)
             | Self::CreateKey(_)
             | Self::CreateToken(_)
+            | Self::CreateTurnUser(_)
             | Self::Enrol(_)
             | Self::FailOver { .. }
             | Self::Activate(_)
@@ -123,6 +134,7 @@ impl Command {
             Self::CreateRelay(new) => Key::Relay(new.relay.name.clone()),
             Self::CreateKey(key) => Key::EnrolmentKey(key.id.clone()),
             Self::CreateToken(token) => Key::Token(token.id.clone()),
+            Self::CreateTurnUser(user) => Key::TurnUser(user.name.clone()),
             _ => return None,
         })
     }
@@ -139,6 +151,8 @@ pub struct NewMember {
     pub networks: Vec<Membership>,
     /// Its static endpoints.
     pub endpoints: Vec<SocketAddr>,
+    /// How much is relayed for it.
+    pub rate_limit: RateLimit,
     /// Its tags.
     pub tags: Vec<Name>,
     /// Hash of the secret that its owner gets.
@@ -152,6 +166,8 @@ pub struct MemberChange {
     pub networks: Option<Vec<Membership>>,
     /// All its static endpoints.
     pub endpoints: Option<Vec<SocketAddr>>,
+    /// How much is relayed for it.
+    pub rate_limit: Option<RateLimit>,
     /// All its tags.
     pub tags: Option<Vec<Name>>,
     /// Hash of a new secret for its owner.

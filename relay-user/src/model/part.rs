@@ -58,7 +58,7 @@ impl Part {
     fn changed(&self, own: &Member, state: &State) -> Result<Desired, MembersError> {
         let changes = state.changes_since(&self.state).into_iter().filter_map(|key| match key {
             Key::Member(name) | Key::Relay(name) => Some(name),
-            Key::EnrolmentKey(_) | Key::Network(_) | Key::Token(_) => None,
+            Key::EnrolmentKey(_) | Key::Network(_) | Key::Token(_) | Key::TurnUser(_) => None,
         });
         let names: BTreeSet<Name> = changes.filter(|name| *name != own.name).collect();
         if names.is_empty() {
@@ -137,7 +137,7 @@ fn seen(own: &Member, member: &Member) -> members::Member {
             Some(relayed) => Place::RelayedBy(relayed.by.shared()),
             None => Place::Static(member.endpoints.clone()),
         },
-        rate_limit: None,
+        rate_limit: member.rate_limit,
     }
 }
 

@@ -9,8 +9,9 @@ mod relay;
 pub(super) use addresses::{hosts, next_free};
 
 use super::{
-    Command, EnrolmentKey, Key, Name, Network, Op, Record, Refusal, Request, State, Token, UnixTime,
+    Command, EnrolmentKey, Key, Name, Network, Op, Record, Refusal, Request, State, Token, TurnUser, UnixTime,
 };
+use crate::turn::credentials::is_realm;
 
 /// How many records one step of a plan changes at most, a few more or less. Stores have limits.
 pub const STEP: usize = 1000;
@@ -109,6 +110,15 @@ impl State {
             Command::Enrol(enrol) => self.enrol(now, enrol)?.into(),
             Command::CreateToken(token) => self.create_token(now, token)?.into(),
             Command::DeleteToken(id) => vec![self.deletion(Key::Token(id.clone()))?].into(),
+            Command::CreateTurnUser(user) => {
+                self.absent(Key::TurnUser(user.name.clone()))?;
+                put_turn_user(user)?.into()
+            }
+            Command::ChangeTurnUser(user) => {
+                self.present(Key::TurnUser(user.name.clone()))?;
+                put_turn_user(user)?.into()
+            }
+            Command::DeleteTurnUser(name) => vec![self.deletion(Key::TurnUser(name.clone()))?].into(),
             Command::Activate(keys) => self.activate(keys, limit),
             Command::Sweep => self.sweep(now, limit),
         })
@@ -195,6 +205,14 @@ impl State {
         self.absent(Key::Token(token.id.clone()))?;
         not_past(now, token.expires, &token.id)?;
         Ok(vec![Op::Put(Record::Token(token.clone()))])
+    }
+}
+
+fn put_turn_user(user: &TurnUser) -> Result<Vec<Op>, Refusal> {
+    if is_realm(&user.realm) {
+        Ok(vec![Op::Put(Record::TurnUser(user.clone()))])
+    } else {
+        Err(Refusal::BadRealm(user.name.clone()))
     }
 }
 

@@ -10,7 +10,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::{Name, SecretHash};
-use crate::members::PublicKey;
+use crate::{
+    members::{PublicKey, RateLimit},
+    turn::credentials::Key as TurnKey,
+};
 
 /// Seconds since 1970-01-01 UTC.
 pub type UnixTime = u64;
@@ -111,6 +114,9 @@ pub struct Member {
     /// Its relay, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relayed: Option<Relayed>,
+    /// How much is relayed for it, if that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// Tags, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Name>,
@@ -219,6 +225,18 @@ pub struct Token {
     pub expires: Option<UnixTime>,
 }
 
+/// A user of the relays' TURN servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TurnUser {
+    /// Its name, unique among these.
+    pub name: Name,
+    /// The realm of the servers that it may use: its key is good for no other.
+    pub realm: String,
+    /// Its long-term key. The password is kept nowhere.
+    pub key: TurnKey,
+}
+
 /// A public key as its usual base64 text.
 pub mod base64_key {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
@@ -313,10 +331,12 @@ kinds! {
     Network, "network", name, "a network";
     Relay, "relay", name, "what makes a member a relay";
     Token, "token", id, "a token of the API";
+    TurnUser, "turn-user", name, "a user of the TURN servers";
 }
 
 /// A change of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all put something, and there are never many at a time")]
 pub enum Op {
     /// It is this from now on.
     Put(Record),

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::{
     EnrolmentKey, Key, Member, Name, Network, Op, Record, RecordError, Relay, Revision, Secret, Token,
-    UnixTime,
+    TurnUser, UnixTime,
 };
 use crate::members::{MemberId, PublicKey};
 
@@ -44,7 +44,7 @@ impl<T> std::ops::Deref for Kept<T> {
 }
 
 /// Records of one kind.
-type Records<T> = OrdMap<Name, Kept<T>>;
+pub type Records<T> = OrdMap<Name, Kept<T>>;
 
 /// Who uses what of a network.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +66,7 @@ pub struct State {
     pub(super) relays: Records<Relay>,
     pub(super) keys: Records<EnrolmentKey>,
     pub(super) tokens: Records<Token>,
+    pub(super) turn_users: Records<TurnUser>,
     /// Of each network, also of one whose record is not there (yet).
     pub(super) uses: OrdMap<Name, Use>,
     pub(super) by_key: OrdMap<MemberId, Name>,
@@ -143,6 +144,11 @@ impl State {
         self.tokens.values()
     }
 
+    /// All users of the TURN servers, by name.
+    pub fn turn_users(&self) -> &Records<TurnUser> {
+        &self.turn_users
+    }
+
     /// The network with this name.
     pub fn network(&self, name: &str) -> Option<&Kept<Network>> {
         self.networks.get(name)
@@ -204,6 +210,7 @@ impl State {
             Key::Network(name) => self.networks.get(name).map(|kept| kept.revision),
             Key::Relay(name) => self.relays.get(name).map(|kept| kept.revision),
             Key::Token(id) => self.tokens.get(id).map(|kept| kept.revision),
+            Key::TurnUser(name) => self.turn_users.get(name).map(|kept| kept.revision),
         }
     }
 
@@ -221,6 +228,7 @@ impl State {
         differing(&old.relays, &self.relays, Key::Relay, &mut keys);
         differing(&old.keys, &self.keys, Key::EnrolmentKey, &mut keys);
         differing(&old.tokens, &self.tokens, Key::Token, &mut keys);
+        differing(&old.turn_users, &self.turn_users, Key::TurnUser, &mut keys);
         keys
     }
 
@@ -229,6 +237,7 @@ impl State {
         match record {
             Record::EnrolmentKey(key) => keep(&mut self.keys, key.id.clone(), key, revision),
             Record::Token(token) => keep(&mut self.tokens, token.id.clone(), token, revision),
+            Record::TurnUser(user) => keep(&mut self.turn_users, user.name.clone(), user, revision),
             Record::Network(network) => {
                 let uses = self.uses.entry(network.name.clone()).or_default();
                 for (family, prefix) in
@@ -323,7 +332,7 @@ impl State {
                     release(&mut self.relay_endpoints, &endpoint, name);
                 }
             }
-            Key::EnrolmentKey(_) | Key::Network(_) | Key::Token(_) => {}
+            Key::EnrolmentKey(_) | Key::Network(_) | Key::Token(_) | Key::TurnUser(_) => {}
         }
     }
 
@@ -345,6 +354,7 @@ impl State {
                 }
             }
             Key::Token(id) => drop(self.tokens.remove(id)),
+            Key::TurnUser(name) => drop(self.turn_users.remove(name)),
         }
     }
 }

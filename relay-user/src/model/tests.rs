@@ -7,7 +7,7 @@ mod torture;
 mod views;
 
 use super::*;
-use crate::members::PublicKey;
+use crate::members::{PublicKey, RateLimit};
 
 /// A state and a clock, changed by commands as a store would.
 #[derive(Clone, Default)]
@@ -73,6 +73,8 @@ impl World {
         records
             .extend(state.keys().map(|kept| (Record::EnrolmentKey((*kept.record).clone()), kept.revision)));
         records.extend(state.tokens().map(|kept| (Record::Token((*kept.record).clone()), kept.revision)));
+        let users = state.turn_users().values();
+        records.extend(users.map(|kept| (Record::TurnUser((*kept.record).clone()), kept.revision)));
         let texts: Vec<_> = records.iter().map(|(r, at)| (r.key().to_string(), r.encode(), *at)).collect();
         let entries = texts.iter().map(|(key, json, at)| (key.as_str(), json.as_slice(), *at));
         let again = State::load(state.revision(), entries).unwrap();
@@ -81,6 +83,7 @@ impl World {
         assert_eq!(format!("{:?}", state.relay_endpoints), format!("{:?}", again.relay_endpoints));
         assert_eq!(format!("{:?}", state.pending), format!("{:?}", again.pending));
         assert_eq!(format!("{:?}", state.members), format!("{:?}", again.members));
+        assert_eq!(format!("{:?}", state.turn_users), format!("{:?}", again.turn_users));
         for kept in state.networks() {
             let (ours, theirs) = (&state.uses[&kept.name], &again.uses[&kept.name]);
             assert!(ours.members == theirs.members && ours.addresses == theirs.addresses, "{}", kept.name);
@@ -124,9 +127,21 @@ fn member(text: &str, number: u32, networks: &[&str]) -> NewMember {
         public_key: key(number),
         networks: places(networks),
         endpoints: Vec::new(),
+        rate_limit: RateLimit::default(),
         tags: Vec::new(),
         owner: None,
     }
+}
+
+fn change(change: impl FnOnce(&mut MemberChange)) -> MemberChange {
+    let mut all = MemberChange::default();
+    change(&mut all);
+    all
+}
+
+fn turn_user(text: &str, realm: &str) -> TurnUser {
+    let key = crate::turn::credentials::Key::of(text, realm, "password");
+    TurnUser { name: name(text), realm: realm.to_owned(), key }
 }
 
 fn at(mut new: NewMember, endpoints: &[&str]) -> NewMember {

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    members::{Member, MemberId, Members, MembersError, OtherRelay, Place, Policy, PublicKey, unusable},
+    members::{
+        Member, MemberId, Members, MembersError, OtherRelay, Place, Policy, PublicKey, RateLimit, unusable,
+    },
 };
 
 /// What the relay knows of itself.
@@ -133,7 +135,9 @@ impl Mesh {
         let names = names(&candidates);
         let members = candidates.into_iter().zip(places).zip(names).map(|((candidate, place), name)| {
             let networks = candidate.networks.into_iter().map(Arc::from).collect();
-            Member { name: name.into(), public_key: candidate.key, networks, place, rate_limit: None }
+            let rate_limit =
+                Some(wanted.rate_limit).filter(|limit| candidate.relayed && *limit != RateLimit::default());
+            Member { name: name.into(), public_key: candidate.key, networks, place, rate_limit }
         });
         let members = Members::new(us.relay_key, us.policy, us.relays.iter().cloned(), members)?;
         Ok(Self { members, relayed, left_out })

@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::{
-    credentials::{Credentials, Key},
+    credentials::{Credentials, Key, is_realm},
     guard::Rates,
     peers::Peers,
     server::{Quotas, Settings},
@@ -123,15 +123,7 @@ const LEAST: usize = 16;
 #[serde(deny_unknown_fields)]
 struct UserEntry {
     name: String,
-    #[serde(deserialize_with = "key")]
     key: Key,
-}
-
-fn key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
-    let hex = String::deserialize(deserializer)?;
-    Key::from_hex(&hex).ok_or_else(|| {
-        serde::de::Error::custom("a user's key is 32 hexadecimal digits: `wgrelay turn-key` prints it")
-    })
 }
 
 fn yes() -> bool {
@@ -223,8 +215,9 @@ impl TurnConfig {
         first..=last
     }
 
-    /// What is wrong with it, by the name of the setting. `relay_port` is WireGuard's.
-    pub fn check(&self, relay_port: u16) -> Result<(), (&'static str, String)> {
+    /// What is wrong with it, by the name of the setting. `relay_port` is WireGuard's; `store` says that there is one, where
+    /// users may stand, too.
+    pub fn check(&self, relay_port: u16, store: bool) -> Result<(), (&'static str, String)> {
         let fault = |field, reason: &str| Err((field, reason.to_owned()));
         let ports = self.ports();
         if self.port == 0 || self.port == relay_port {
@@ -242,8 +235,7 @@ impl TurnConfig {
                 "the port of the TURN server and the relay port must not be among them",
             );
         }
-        let printable = |c: char| !c.is_control() && c != '"' && c != '\\';
-        if self.realm.is_empty() || self.realm.chars().count() > 127 || !self.realm.chars().all(printable) {
+        if !is_realm(&self.realm) {
             return fault("turn.realm", "a realm has 1 to 127 characters, without quotes and backslashes");
         }
         for user in &self.users {
@@ -263,7 +255,8 @@ impl TurnConfig {
                 "its passwords are in the clear: listen at 127.0.0.1, behind a proxy with TLS",
             );
         }
-        if self.enabled && self.users.is_empty() && self.secret_file.is_none() && self.api.is_none() {
+        let nobody = self.users.is_empty() && self.secret_file.is_none() && self.api.is_none() && !store;
+        if self.enabled && nobody {
             return fault(
                 "turn.enabled",
                 "nobody could use the TURN server: give a [[turn.user]], a `secret_file` or [turn.api]",
@@ -325,7 +318,7 @@ mod tests {
     #[test]
     fn little_need_be_said() {
         let config = parse(USER).unwrap();
-        assert_eq!(config.check(51820), Ok(()));
+        assert_eq!(config.check(51820, false), Ok(()));
         assert_eq!((config.port, config.ports(), config.enabled), (3478, 52000..=65535, true));
         let settings = config.settings(&["192.0.2.1".parse().unwrap()]).unwrap();
         assert!(settings.credentials.user("ann", 0).is_some());
@@ -345,7 +338,10 @@ mod tests {
             ("TURN_PASSWORD", "0123456789abcdef"),
         ]);
         let turn = TurnConfig::with_environment(None, netmakers).unwrap().unwrap();
-        assert_eq!((turn.realm.as_str(), turn.port, turn.check(51820)), ("turn.example.org", 3479, Ok(())));
+        assert_eq!(
+            (turn.realm.as_str(), turn.port, turn.check(51820, false)),
+            ("turn.example.org", 3479, Ok(()))
+        );
         let api = turn.api.as_ref().unwrap();
         assert_eq!((api.listen.to_string().as_str(), api.username.as_str()), ("127.0.0.1:8090", "netmaker"));
         assert_eq!(api.password().unwrap(), "0123456789abcdef");
@@ -377,8 +373,13 @@ mod tests {
             (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "turn.user"),
             ("realm = \"r\"".to_owned(), "turn.enabled"),
         ] {
-            assert_eq!(parse(&text).unwrap().check(51820).unwrap_err().0, field, "{text}");
+            assert_eq!(parse(&text).unwrap().check(51820, false).unwrap_err().0, field, "{text}");
         }
+        assert_eq!(
+            parse("realm = \"r\"").unwrap().check(51820, true),
+            Ok(()),
+            "users may stand in the store"
+        );
         let error = parse(&USER.replace("8493", "secret")).unwrap_err();
         assert!(error.contains("wgrelay turn-key") && !error.contains("secretfb"), "{error}");
         let missing = parse("realm = \"r\"\nsecret_file = \"/nonexistent\"").unwrap().settings(&[]);

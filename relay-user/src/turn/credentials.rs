@@ -6,10 +6,13 @@ use std::{collections::HashMap, fmt};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, Mac as _};
 use md5::{Digest as _, Md5};
+use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 
-/// A user's long-term key: MD5 of `username:realm:password`. It is as good as the password, for this realm.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A user's long-term key: MD5 of `username:realm:password`. It is as good as the password, for this realm. Written as 32
+/// hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Key([u8; 16]);
 
 impl Key {
@@ -36,6 +39,26 @@ impl Key {
     pub(super) fn hmac(&self) -> Hmac<Sha1> {
         Hmac::new_from_slice(&self.0).expect("HMAC takes keys of any length")
     }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.to_hex()
+    }
+}
+
+impl TryFrom<String> for Key {
+    type Error = &'static str;
+
+    fn try_from(hex: String) -> Result<Self, &'static str> {
+        Self::from_hex(&hex).ok_or("a user's key is 32 hexadecimal digits: `wgrelay turn-key` prints it")
+    }
+}
+
+/// Whether this can be a realm: 1 to 127 characters, without quotes and backslashes.
+pub fn is_realm(realm: &str) -> bool {
+    let fits = |c: char| !c.is_control() && c != '"' && c != '\\';
+    !realm.is_empty() && realm.chars().count() <= 127 && realm.chars().all(fits)
 }
 
 impl fmt::Debug for Key {

@@ -245,7 +245,9 @@ impl Server {
                 // Of time-limited credentials the time does not count: that is asked with every refresh.
                 let user = self.settings.credentials.user(&allocation.username, 0);
                 user.is_none_or(|user| user.key != allocation.key)
-                    || allocation.permitted().any(|peer| !self.settings.peers.permit(peer) && !self.is_address(peer))
+                    || allocation
+                        .permitted()
+                        .any(|peer| !self.settings.peers.permit(peer) && !self.is_address(peer))
             })
             .map(|(tuple, _)| *tuple)
             .collect();

@@ -18,6 +18,7 @@ use tracing::{error, info};
 
 use super::{
     allocation::Allocation,
+    credentials::Credentials,
     netmaker::Hosts,
     server::{Action, FiveTuple, Now, Server, Settings},
     sockets::{Received, Sockets},
@@ -26,6 +27,7 @@ use crate::{
     api::Engine,
     clock,
     engine::Request,
+    model::{self, Records},
     status::{TurnOutcome, TurnStatus, TurnUser},
 };
 
@@ -49,6 +51,8 @@ pub struct Place {
 pub struct Wanted {
     /// What the configuration says; `None` while it is switched off.
     pub settings: watch::Receiver<Option<Settings>>,
+    /// Users that stand in the control plane's store.
+    pub users: watch::Receiver<Records<model::TurnUser>>,
     /// Hosts that Netmaker has registered.
     pub hosts: watch::Receiver<Hosts>,
 }
@@ -57,10 +61,13 @@ impl Wanted {
     /// What it is now.
     fn current(&mut self) -> Option<Settings> {
         let mut settings = self.settings.borrow_and_update().clone()?;
-        let hosts = self.hosts.borrow_and_update();
-        for (host, key) in hosts.iter() {
-            // Who stands in the file is who stands there.
-            settings.credentials.users.entry(host.clone()).or_insert(*key);
+        let Credentials { realm, users, .. } = &mut settings.credentials;
+        // Who stands in the file is who stands there.
+        for user in self.users.borrow_and_update().values().filter(|user| user.realm == *realm) {
+            users.entry(user.name.to_string()).or_insert(user.key);
+        }
+        for (host, key) in self.hosts.borrow_and_update().iter() {
+            users.entry(host.clone()).or_insert(*key);
         }
         Some(settings)
     }
@@ -70,6 +77,7 @@ impl Wanted {
         // Where nobody changes anything any more the other one counts.
         tokio::select! {
             Ok(()) = self.settings.changed() => {}
+            Ok(()) = self.users.changed() => {}
             Ok(()) = self.hosts.changed() => {}
             else => pending().await,
         }

@@ -192,7 +192,7 @@ impl Scene {
         let mut secrets = Vec::new();
         for n in 0..networks {
             // Members are dealt out over the networks.
-            let by = if n * NETWORK < RELAYED { relay.name() } else { OTHER };
+            let by = if n * NETWORK < RELAYED { relay.name() } else { OTHER.to_owned() };
             let body = json!({ "network": network(n), "relay": by });
             let made: Value = client.post("/v1/keys", &body).await?;
             secrets.push(made["secret"].as_str().context("the key's secret")?.to_owned());

@@ -1,7 +1,7 @@
 //! Making, showing, changing and deleting records.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Server, key, member};
 
@@ -172,6 +172,46 @@ async fn secrets_are_told_once() {
     local.ask(Method::DELETE, "tokens/ci").is(204).await;
     local.get("tokens/ci").refused(404, "not_found").await;
     assert_eq!(key(1).to_string().len(), 44);
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_set_changed_and_taken_away() {
+    let server = Server::with_hosts().await;
+    let local = server.local();
+    let set = async |limit: Value| {
+        let change = local.ask(Method::PATCH, "members/a").json(&json!({ "rate_limit": limit }));
+        change.is(200).await.body["member"]["rate_limit"].clone()
+    };
+    let limit = json!({ "bits_per_second": 1_000_000, "packets_per_second": 100 });
+    assert_eq!(set(limit.clone()).await, limit);
+    assert_eq!(local.get("members/a").is(200).await.body["rate_limit"], limit);
+    assert_eq!(set(json!({ "packets_per_second": 7 })).await, json!({ "packets_per_second": 7 }));
+    assert_eq!(set(json!({})).await, json!(null));
+    let slow = local.ask(Method::PATCH, "members/a").json(&json!({ "rate_limit": { "bits_per_second": 1 } }));
+    slow.refused(422, "bad_rate_limit").await;
+}
+
+#[tokio::test]
+async fn a_turn_user_is_known_without_its_key() {
+    let server = Server::with_hosts().await;
+    let local = server.local();
+    let (first, second) = ("8493fbc53ba582fb4c044c456bdc40eb", "0123456789abcdef0123456789abcdef");
+    let new = json!({ "name": "ann", "realm": "example.org", "key": first });
+    let made = local.make("turn-users", &new).await.body;
+    assert_eq!((&made["name"], &made["realm"]), (&json!("ann"), &json!("example.org")));
+    local.ask(Method::POST, "turn-users").json(&new).refused(409, "exists").await;
+    let change = json!({ "realm": "example.org", "key": second });
+    local.ask(Method::PUT, "turn-users/ann").json(&change).is(200).await;
+    for path in ["turn-users", "turn-users/ann"] {
+        let text = local.get(path).is(200).await.body.to_string();
+        assert!(text.contains("ann") && !text.contains(first) && !text.contains(second), "{text}");
+    }
+    let short = json!({ "name": "bob", "realm": "example.org", "key": "8493" });
+    local.ask(Method::POST, "turn-users").json(&short).refused(422, "bad_body").await;
+    let nowhere = json!({ "name": "bob", "realm": "", "key": first });
+    local.ask(Method::POST, "turn-users").json(&nowhere).refused(422, "bad_realm").await;
+    local.ask(Method::DELETE, "turn-users/ann").is(204).await;
+    local.get("turn-users/ann").refused(404, "not_found").await;
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use relay_tests::{
     until,
 };
 use relay_user::{
-    members::PublicKey,
+    members::{PublicKey, RateLimit},
     model::{Command, Hosts, Membership, Name, Network, NewMember, NewRelay, Relay},
     store::{Embedded, Writer, unix_time},
 };
@@ -105,6 +105,7 @@ impl World {
                 public_key: key_of(host),
                 networks: vec![Membership { routes, ..place }],
                 endpoints,
+                rate_limit: RateLimit::default(),
                 tags: Vec::new(),
                 owner: None,
             }));

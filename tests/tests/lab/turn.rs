@@ -194,6 +194,40 @@ fn a_stun_client_learns_its_address() {
 }
 
 #[test]
+fn users_stand_in_the_store_as_well() {
+    let world = TurnWorld::configured(|lab| {
+        let (first, last) = relay_tests::turn::RELAYED.into_inner();
+        format!(
+            "\n[turn]\nrealm = {REALM:?}\nport = {PORT}\nrelay_ports = [{first}, {last}]\n\n\
+             [control]\nsource = 'store'\n[control.store]\nstate_dir = '{}'\n",
+            lab.file("store").display()
+        )
+    });
+    let file = world.lab.file("password");
+    let login = |action: &str, password: &str| {
+        std::fs::write(&file, password).expect("write a password");
+        let file = file.to_string_lossy();
+        world.relay.ask(&["turn-user", action, USER.0, "--realm", REALM, "--password-file", &file]);
+    };
+    let refused = || {
+        let report = peer(&world, Outer::Ipv4, Outer::Ipv4, &["-n", "1", "-c"]);
+        report.text.contains("Cannot complete Allocation")
+    };
+    let admitted = || peer(&world, Outer::Ipv4, Outer::Ipv4, &["-n", "10", "-z", "5", "-c"]).received == 10;
+    assert!(refused(), "nobody stands in it yet");
+    login("create", USER.1);
+    until("a user of the store", Duration::from_secs(30), || admitted().then_some(()));
+    login("change", "another");
+    until("refusal of the old password", Duration::from_secs(30), || refused().then_some(()));
+    login("change", USER.1);
+    until("the first password again", Duration::from_secs(30), || admitted().then_some(()));
+    let shown = world.relay.ask(&["turn-user", "list"]);
+    assert_eq!((shown[0]["name"].as_str(), shown[0].get("key")), (Some(USER.0), None));
+    world.relay.ask(&["turn-user", "delete", USER.0]);
+    until("refusal of a user who is gone", Duration::from_secs(30), || refused().then_some(()));
+}
+
+#[test]
 fn it_is_switched_off_and_on_and_users_come_and_go_while_it_runs() {
     let mut world = TurnWorld::running("");
     let configure = |world: &mut TurnWorld, more: &str| {

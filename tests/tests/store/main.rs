@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use relay_user::{
-    members::PublicKey,
+    members::{PublicKey, RateLimit},
     model::{Command, Membership, Name, Network, NewMember},
     store::{Change, Event, Store, Writer, unix_time},
 };
@@ -71,6 +71,7 @@ fn member(text: &str, number: u64) -> Command {
         public_key: PublicKey(key),
         networks: vec![Membership::of(name("net"))],
         endpoints: Vec::new(),
+        rate_limit: RateLimit::default(),
         tags: Vec::new(),
         owner: None,
     })

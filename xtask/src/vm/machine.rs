@@ -131,6 +131,9 @@ pub fn command(image: &Path, initramfs: &Path, cards: bool) -> Command {
     };
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     command.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-m", "2048", "-smp", &CPUS.to_string()]);
+    // Without CMPXCHG16B, which kernels from 6.2 on allocate memory with: emulated, it sometimes writes an operand into the
+    // flags, and the kernel crashes.
+    command.args(["-cpu", "qemu64,-cx16"]);
     command.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
     if cards {
         command.args(Cable::all().flat_map(Cable::arguments));

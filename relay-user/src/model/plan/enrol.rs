@@ -63,6 +63,7 @@ impl State {
             networks: vec![Membership::of(key.network.clone())],
             endpoints: enrol.endpoints.clone(),
             relayed: None,
+            rate_limit: None,
             tags: Vec::new(),
             owner: Some(enrol.owner),
             enrolled: Some(Enrolled { key: key.id.clone(), at: now }),

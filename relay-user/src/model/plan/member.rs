@@ -28,6 +28,7 @@ impl State {
             networks: new.networks.clone(),
             endpoints: new.endpoints.clone(),
             relayed: None,
+            rate_limit: Some(new.rate_limit),
             tags: new.tags.clone(),
             owner: new.owner,
             enrolled: None,
@@ -53,6 +54,7 @@ impl State {
         if let Some(endpoints) = &change.endpoints {
             new.endpoints.clone_from(endpoints);
         }
+        new.rate_limit = change.rate_limit.or(new.rate_limit);
         if let Some(tags) = &change.tags {
             new.tags.clone_from(tags);
         }
@@ -91,6 +93,8 @@ impl State {
     pub(super) fn settle(&self, mut member: Member) -> Result<Member, Refusal> {
         self.check_public_key(&member)?;
         member.tags = tags(member.tags)?;
+        let rate_limit = member.rate_limit.unwrap_or_default().checked();
+        member.rate_limit = rate_limit.map_err(|fault| Refusal::BadRateLimit(member.name.clone(), fault))?;
         if member.networks.is_empty() {
             return Err(Refusal::NoNetwork(member.name));
         }

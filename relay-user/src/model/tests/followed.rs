@@ -1,6 +1,7 @@
 //! Following a store.
 
 use super::*;
+use crate::members::Policy;
 
 #[test]
 fn records_are_read_as_they_are_written() {
@@ -15,6 +16,24 @@ fn records_are_read_as_they_are_written() {
     assert!(json.len() < 450 && json.contains("\"active\":false"), "{json}");
     assert_eq!(Record::decode(&host.key(), json.as_bytes()).unwrap(), host);
     assert_eq!((host.key().to_string().as_str(), "member/x".parse()), ("member/x", Ok(host.key())));
+}
+
+#[test]
+fn a_rate_limit_is_kept_and_the_relay_knows_it_until_it_is_taken_away() {
+    let mut world = World::new();
+    let limit = RateLimit { bits_per_second: Some(1_000_000), packets_per_second: Some(100) };
+    let set = |limit| Command::ChangeMember(name("a"), change(|c| c.rate_limit = Some(limit)));
+    let known = |world: &World| {
+        let part = Part::new(key(1), Policy::Members, &world.state).unwrap();
+        part.desired().members.member(world.host("a").public_key.id()).and_then(|member| member.rate_limit)
+    };
+    world.will(set(limit));
+    world.agrees_with_a_reload();
+    assert_eq!((world.host("a").rate_limit, known(&world)), (Some(limit), Some(limit)));
+    world.will(Command::ChangeMember(name("a"), change(|c| c.tags = Some(Vec::new()))));
+    assert_eq!(known(&world), Some(limit), "what is not named stays");
+    world.will(set(RateLimit::default()));
+    assert_eq!((world.host("a").rate_limit, known(&world)), (None, None));
 }
 
 #[test]

@@ -2,12 +2,6 @@
 
 use super::*;
 
-fn change(change: impl FnOnce(&mut MemberChange)) -> MemberChange {
-    let mut all = MemberChange::default();
-    change(&mut all);
-    all
-}
-
 #[test]
 fn names_are_plain_and_unique() {
     for bad in ["", "-a", ".a", "a b", "a/b", "ä", &"a".repeat(64)] {
@@ -40,6 +34,8 @@ fn what_is_not_there_can_not_be_meant() {
         Command::CreateKey(enrolment_key("k", "net", Some("x"))),
         Command::DeleteKey(name("x")),
         Command::DeleteToken(name("x")),
+        Command::ChangeTurnUser(turn_user("x", "example.org")),
+        Command::DeleteTurnUser(name("x")),
     ] {
         assert_eq!(world.refuses(command.clone()), "not_found", "{command:?}");
     }
@@ -93,6 +89,9 @@ fn a_member_is_sound_in_itself() {
     like_a.0[31] = 0;
     let alike = NewMember { public_key: like_a, ..member("x", 9, &["net"]) };
     assert_eq!(world.refuses(Command::CreateMember(alike)), "public_key_collision");
+    let slow = RateLimit { bits_per_second: Some(9_600), packets_per_second: None };
+    let limited = NewMember { rate_limit: slow, ..member("x", 9, &["net"]) };
+    assert_eq!(world.refuses(Command::CreateMember(limited)), "bad_rate_limit");
     let many = (0..65).map(|n| name(&format!("t{n}"))).collect();
     assert_eq!(world.refuses(Command::ChangeMember(name("a"), change(|c| c.tags = Some(many)))), "too_many");
     world.will(Command::CreateNetwork(network("inside", Some("10.1.0.128/25"), None)));
@@ -209,4 +208,20 @@ fn keys_and_tokens_are_of_use_when_made() {
     assert_eq!(world.state.token("t", &secret(3), world.now).unwrap().role, Role::Read);
     assert!(world.state.token("t", &secret(4), world.now).is_none(), "a wrong secret");
     assert!(world.state.token("t", &secret(3), world.now + 1).is_none(), "expired");
+}
+
+#[test]
+fn a_turn_user_has_a_realm_and_a_name_of_its_own() {
+    let mut world = World::new();
+    for realm in ["", "a\"b", &"r".repeat(128)] {
+        assert_eq!(world.refuses(Command::CreateTurnUser(turn_user("ann", realm))), "bad_realm");
+    }
+    world.will(Command::CreateTurnUser(turn_user("ann", "example.org")));
+    assert_eq!(world.refuses(Command::CreateTurnUser(turn_user("ann", "example.org"))), "exists");
+    let before = world.state.clone();
+    world.will(Command::ChangeTurnUser(turn_user("ann", "example.net")));
+    assert_eq!(world.state.changes_since(&before), [Key::TurnUser(name("ann"))]);
+    world.agrees_with_a_reload();
+    world.will(Command::DeleteTurnUser(name("ann")));
+    assert!(world.state.turn_users().is_empty());
 }

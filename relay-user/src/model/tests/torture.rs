@@ -52,6 +52,7 @@ fn command(rng: &mut StdRng) -> Command {
             public_key,
             networks: memberships(rng),
             endpoints: endpoints(rng),
+            rate_limit: RateLimit::default(),
             tags: Vec::new(),
             owner: None,
         }),

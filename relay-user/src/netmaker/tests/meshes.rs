@@ -1,6 +1,6 @@
 //! What answers come to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::{
     super::{Host, LeftOut, Mesh, Node, Reason, Relayed, Us},
     server::key_of,
 };
-use crate::members::{OtherRelay, Place, Policy, PublicKey};
+use crate::members::{OtherRelay, Place, Policy, PublicKey, RateLimit};
 
 const RELAY: &str = "198.51.100.1:51820";
 const OTHER_RELAY: &str = "198.51.100.2:51820";
@@ -25,7 +25,7 @@ fn us() -> Us {
 
 fn relayed(hosts: &[&str], tags: &[&str], by: Option<&str>) -> Relayed {
     let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    Relayed { hosts: set(hosts), tags: set(tags), by: by.map(str::to_owned) }
+    Relayed { hosts: set(hosts), tags: set(tags), by: by.map(str::to_owned), ..Relayed::default() }
 }
 
 fn host(letter: char, endpoint: &str, port: u16) -> Value {
@@ -62,6 +62,16 @@ fn with(mut entry: Value, key: &str, value: Value) -> Value {
 
 fn left_out(what: &str, reason: Reason) -> LeftOut {
     LeftOut { what: what.to_owned(), reason }
+}
+
+#[test]
+fn a_rate_limit_is_that_of_each_host_that_is_relayed() {
+    let limit = RateLimit { bits_per_second: Some(1_000_000), packets_per_second: None };
+    let wanted = Relayed { rate_limit: limit, ..relayed(&["a"], &[], None) };
+    let hosts = [host('a', "203.0.113.1", 1), host('b', "203.0.113.2", 2)];
+    let mesh = mesh_for(&hosts, &[node('a', "net"), node('b', "net")], &wanted);
+    let limits = mesh.members.iter().map(|(_, member)| (&*member.name, member.rate_limit));
+    assert_eq!(limits.collect::<BTreeMap<_, _>>(), BTreeMap::from([("a", Some(limit)), ("b", None)]));
 }
 
 #[test]
