@@ -29,6 +29,9 @@ pub mod host;
 pub mod internet;
 pub mod lab;
 pub mod machine;
+/// The fuzz targets' messages: made by other implementations than the relay's.
+#[path = "../fuzz/src/message.rs"]
+pub mod message;
 pub mod oracle;
 pub mod relay;
 pub mod restarts;

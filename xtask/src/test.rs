@@ -92,8 +92,7 @@ impl Tier {
             Self::Vm => return vm::run(workspace, &vm::Arguments::default()),
             Self::Oracle => tests = fuzz::command(workspace, &fuzz::Arguments::default())?,
             Self::Lab => {
-                let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab, Part::Package])?;
-                build::bench_object(workspace, &tools)?;
+                setup::setup(workspace, &[Part::Bpf, Part::Lab, Part::Package])?;
                 tests.env("WGRELAY_DEB", package::to_try(workspace)?);
                 tests.env("WGRELAY_BIN", build::host("wgrelay", false)?);
                 // Two at a time: most of a lab test is waiting for WireGuard's timers.

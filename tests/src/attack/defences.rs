@@ -39,6 +39,7 @@ impl Edit {
 const DECIDE: &str = "relay-ebpf/src/decide.rs";
 const ANSWERS: &str = "relay-user/src/handshake/answers.rs";
 const INITIATIONS: &str = "relay-user/src/handshake/initiations.rs";
+const TURN: &str = "relay-ebpf/src/turn.rs";
 const ADMISSION: &str = "relay-user/src/admission.rs";
 
 /// All of them.
@@ -228,6 +229,35 @@ pub const DEFENCES: &[Defence] = &[
             file: "relay-ebpf/src/up.rs",
             text: "if !arrival.known && is_scarce() {",
             replacement: "if false && !arrival.known && is_scarce() {",
+        }],
+    },
+    Defence {
+        name: "channel-source",
+        what: "a TURN channel's data is taken only from its client and its peer: the program finds it by them, and compares them",
+        rows: &["turn-stolen-channel"],
+        edits: &[
+            Edit {
+                file: "relay-ebpf/src/tables.rs",
+                text: "let ports = (remote_port as u64) | (local_port as u64) << 16",
+                replacement: "let (remote, _) = (Address([0; 2]), remote_port);
+    let ports = (local_port as u64) << 16",
+            },
+            Edit {
+                file: TURN,
+                text: "        && channel.source_port_be == udp.source_port_be\n",
+                replacement: "",
+            },
+            Edit { file: TURN, text: "        && channel.source == ip.source()\n", replacement: "" },
+        ],
+    },
+    Defence {
+        name: "special-addresses",
+        what: "what is not on the public Internet is no TURN peer",
+        rows: &["turn-private-peers"],
+        edits: &[Edit {
+            file: "relay-user/src/turn/peers.rs",
+            text: "|| !among(&self.special) &&",
+            replacement: "||",
         }],
     },
 ];

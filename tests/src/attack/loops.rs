@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use relay_user::members::PublicKey;
 
 use super::{
-    message::initiation,
     scene::SOON,
     tap::{Heard, Hears, Tap},
 };
@@ -14,6 +13,7 @@ use crate::{
     bench::xdp::traffic::{Macs, frame},
     internet::{Internet, public},
     lab::Lab,
+    message::initiation,
     relay::{Member, PORT, Relay},
     until,
 };

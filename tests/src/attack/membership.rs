@@ -8,24 +8,21 @@ use relay_user::members::PublicKey;
 use super::{
     data::{data, forged},
     handshakes::open_to_mallory,
-    message::{initiation, response},
     scene::{FIRST_TRY, SOON, Scene, all_answered, key_of},
     tap::Heard,
 };
 use crate::{
+    message::{initiation, response},
     relay::SessionStatus,
     traffic::{Pinging, ping},
     wait::within,
 };
 
 /// Mallory plays a: it answers an initiation of an accomplice as if it had come from a. That is a session like any other.
-fn play_a(scene: &Scene, index: u32, answer: u32) -> bool {
-    let (outsider, mallory) = (&scene.outsider, &scene.mallory);
+fn play_a(scene: &Scene, index: u32, answer: u32) {
     let before = scene.status();
-    outsider.tap.heard();
-    mallory.send(mallory.endpoint, &response(answer, index, &key_of(&scene.world.a)));
+    scene.mallory.send(scene.mallory.endpoint, &response(answer, index, &key_of(&scene.world.a)));
     scene.await_packets(&before, 1, &["response"]);
-    outsider.tap.heard().iter().any(|heard| heard.is(2))
 }
 
 pub fn spoofed_move() -> Result<String> {
@@ -49,7 +46,10 @@ pub fn spoofed_move() -> Result<String> {
         outsider.send(outsider.endpoint, &heard.message);
     }
     // The accomplice is taken for a in its session with mallory, and in that one alone.
-    assert!(play_a(&scene, index, fastrand::u32(1..)), "mallory can answer as it likes");
+    outsider.tap.heard();
+    play_a(&scene, index, fastrand::u32(1..));
+    let answered = outsider.tap.wait_for(SOON, |heard| heard.is(2).then_some(()));
+    answered.expect("mallory can answer as it likes");
     let is = scene.world.relay.host("a").endpoint;
     ensure!(is == endpoint, "a was at {endpoint:?}, and is now at {is:?}");
     let now = scene.session(a, b);

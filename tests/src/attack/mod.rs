@@ -10,12 +10,11 @@ mod handshakes;
 mod loops;
 mod malformed;
 mod membership;
-#[path = "../../fuzz/src/message.rs"]
-pub mod message;
 mod packets;
 mod scene;
 mod tap;
 pub mod too_big;
+mod turn;
 
 use std::panic::catch_unwind;
 
@@ -127,6 +126,10 @@ rows! {
          shape: all counted, none sent on, the live session loses nothing";
     "malformed-ipv6": malformed::over_ipv6,
         "the same over IPv6, with extension headers, jumbograms and no checksum";
+    "turn-stolen-channel": turn::stolen_channel,
+        "data for a client's TURN channel, and for its relayed address, from wrong sources: none is carried";
+    "turn-private-peers": turn::private_peers,
+        "a TURN client that wants to reach the relay itself, private networks or a cloud's metadata: it is refused";
     "initiation-flood": floods::initiations_from_one,
         "initiations as fast as the kernel makes them, from one source: live sessions go on, and a host that starts anew is \
          registered and has a session, each at its first try";

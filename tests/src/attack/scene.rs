@@ -11,16 +11,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use relay_user::members::PublicKey;
 
-use super::{
-    message::{INITIATION_MAC1, Mac, cookie, initiation, sign},
-    tap::{Heard, Hears, Tap},
-};
+use super::tap::{Heard, Hears, Tap};
 use crate::{
     bench::xdp::traffic::{Macs, frame},
     command::{Process, run},
     host::Host,
     internet::public,
     lab::Namespace,
+    message::{INITIATION_MAC1, Mac, cookie, initiation, sign},
     relay::{Member, Outer, PORT, Relay, SessionStatus, Status},
     traffic::{connect, ping},
     until,
@@ -92,8 +90,10 @@ impl Scene {
 
     /// The endpoint of p.
     pub fn p(&self) -> SocketAddr {
-        let endpoints = p_endpoints().into_iter();
-        endpoints.filter(|e| e.is_ipv4() == self.relay().is_ipv4()).next().expect("p has one of each family")
+        p_endpoints()
+            .into_iter()
+            .find(|e| e.is_ipv4() == self.relay().is_ipv4())
+            .expect("p has one of each family")
     }
 
     /// `wgrelay status`.
@@ -187,19 +187,18 @@ impl Held<'_> {
         u32::from_le_bytes(self.initiation[4..8].try_into().expect("four bytes"))
     }
 
-    /// Lets p's answer through, and tells how long after its initiation the host talks to p.
+    /// Lets p's answer through, and tells after how many ms, since its initiation, the host talks to p.
     ///
     /// # Errors
     /// If it does not with its first try.
-    pub fn release(mut self) -> Result<Duration> {
+    pub fn release(self) -> Result<u128> {
         let (bridge, _) = self.scene.world.internet.port(&self.scene.world.p.namespace);
         bridge.nft("delete table netdev held");
         self.scene.outsider.send(self.scene.p(), &self.response);
         let rest = FIRST_TRY.saturating_sub(self.begun.elapsed());
         let answered = within(rest, || self.poke.printed().contains(" time=").then_some(()));
-        let _ = self.poke.ended();
         answered.context("the handshake did not come about with its first try")?;
-        Ok(self.begun.elapsed())
+        Ok(self.begun.elapsed().as_millis())
     }
 }
 
