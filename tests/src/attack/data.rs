@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     packets::fragments,
-    scene::{SOON, Scene, all_answered},
+    scene::{SOON, Scene, all_answered, go_on},
     tap::Heard,
 };
 use crate::{internet::public, relay::SessionStatus, traffic::Pinging, until};
@@ -101,7 +101,7 @@ pub fn index_guessing() -> Result<String> {
     scene.await_packets(&before, u64::from(2 * GUESSES) - 100, &forwarded_too);
     let forwarded = forged(&scene.sent_by_relay());
     ensure!(forwarded == 0, "{forwarded} of {} guesses were sent on", 2 * GUESSES);
-    pings.more(10, SOON);
+    go_on(&pings, 10)?;
     let lost = pings.lost();
     ensure!(lost.is_empty(), "pings of the live session were lost: {lost:?}");
     assert_forwarded_from_its_source(&scene, &session);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    scene::{FIRST_TRY, SOON, poke},
+    scene::{FIRST_TRY, SOON, go_on, poke},
     tap::{Hears, Tap},
 };
 use crate::{
@@ -52,11 +52,11 @@ fn flood(garbage: Garbage, sources: u32) -> Result<String> {
     let came_back = meanwhile?;
     let (after, lost) = (world.relay.status(), pings.lost().len());
     ensure!(lost < 10, "{lost} pings were lost");
-    let dropped = dropped(&after) - dropped(&before);
-    ensure!(dropped as f64 > 0.95 * sent as f64, "only {dropped} of {sent} frames were dropped");
     let full = world.relay.namespace.udp_buffer_errors() - full;
     ensure!(full <= BUCKET, "{full} datagrams found WireGuard's socket full");
     ensure!(after.ring_lost == before.ring_lost, "the ring buffer overflowed");
+    let dropped = dropped(&after) - dropped(&before);
+    ensure!(dropped as f64 > 0.95 * sent as f64, "only {dropped} of {sent} frames were dropped");
     let shown = world.relay.sources();
     ensure!(shown.iter().any(|source| source.source.starts_with("11.")), "no source is shown: {shown:?}");
     let rate = sent as f64 / time.as_secs_f64() / 1e6;
@@ -65,9 +65,7 @@ fn flood(garbage: Garbage, sources: u32) -> Result<String> {
 
 /// What has to work meanwhile.
 fn under_fire(world: &mut World, pings: &Pinging) -> Result<String> {
-    let before = pings.received();
-    within(Duration::from_secs(10), || (pings.received() >= before + 100).then_some(()))
-        .context("pings of a live session do not go on")?;
+    go_on(pings, 100)?;
     // A host that starts anew, at the endpoint at which it is known: its registration and a session, each at once.
     world.b.restart();
     let start = now();

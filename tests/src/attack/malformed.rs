@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::{
     data::{data, forged},
     packets::{ETHERNET, fragment, ip_len, is_ipv4, sum_ipv4},
-    scene::{SOON, Scene, all_answered},
+    scene::{SOON, Scene, all_answered, go_on},
 };
 use crate::{
     relay::{Outer, Status},
@@ -153,7 +153,7 @@ fn corpus(outer: Outer) -> Result<String> {
     }
     let sent = (TIMES * frames.len()) as u64;
     let all_counted = within(SOON, || (counted(&scene.status()) >= counted(&before) + sent).then_some(()));
-    pings.more(20, SOON);
+    go_on(&pings, 20)?;
     let lost = pings.lost();
     ensure!(lost.is_empty(), "pings of the live session were lost: {lost:?}");
     let forwarded = forged(&scene.sent_by_relay());

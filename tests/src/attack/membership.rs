@@ -8,7 +8,7 @@ use relay_user::members::PublicKey;
 use super::{
     data::{data, forged},
     handshakes::open_to_mallory,
-    scene::{FIRST_TRY, SOON, Scene, all_answered, key_of},
+    scene::{FIRST_TRY, SOON, Scene, all_answered, go_on, key_of},
     tap::Heard,
 };
 use crate::{
@@ -31,29 +31,34 @@ pub fn spoofed_move() -> Result<String> {
     let (a, b) = (&scene.world.a, &scene.world.b);
     let endpoint = scene.world.relay.host("a").endpoint;
     let session = scene.session(a, b);
+    let stays = || {
+        let is = scene.world.relay.host("a").endpoint;
+        ensure!(is == endpoint, "a was at {endpoint:?}, and is now at {is:?}");
+        let now = scene.session(a, b);
+        ensure!(now.source == session.source, "the session of a and b has moved to {}", now.source);
+        Ok(())
+    };
+    let of_a: Vec<Heard> = scene.at_relay.heard();
+    let of_a = of_a.iter().filter(|heard| Some(heard.from.to_string()) == endpoint);
+    // The accomplice is taken for a in its session with mallory, and in that one alone.
     outsider.prove(&mallory.key);
     let index = open_to_mallory(&scene);
-    // Data of a live session, an initiation for the relay itself, and what a has said to the relay, all from elsewhere.
-    let own: Vec<Heard> = scene.at_relay.heard();
-    let of_a = |heard: &&Heard| Some(heard.from.to_string()) == endpoint;
+    outsider.tap.heard();
+    play_a(&scene, index, fastrand::u32(1..));
+    let answered = outsider.tap.wait_for(SOON, |heard| heard.is(2).then_some(()));
+    answered.expect("mallory can answer as it likes");
+    stays()?;
+    // Data of a live session, initiations for the relay itself, and what a has said to the relay, all from elsewhere.
     let relay_key = PublicKey::from_base64(&scene.world.relay.keys.public).expect("wg prints keys in base64");
+    let before = scene.status();
     for _ in 0..20 {
         outsider.send(outsider.endpoint, &data(session.index(), 200));
         outsider.send(outsider.endpoint, &initiation(fastrand::u32(1..), &relay_key, None));
         mallory.send(mallory.endpoint, &initiation(fastrand::u32(1..), &relay_key, None));
     }
-    for heard in own.iter().filter(of_a).take(50) {
-        outsider.send(outsider.endpoint, &heard.message);
-    }
-    // The accomplice is taken for a in its session with mallory, and in that one alone.
-    outsider.tap.heard();
-    play_a(&scene, index, fastrand::u32(1..));
-    let answered = outsider.tap.wait_for(SOON, |heard| heard.is(2).then_some(()));
-    answered.expect("mallory can answer as it likes");
-    let is = scene.world.relay.host("a").endpoint;
-    ensure!(is == endpoint, "a was at {endpoint:?}, and is now at {is:?}");
-    let now = scene.session(a, b);
-    ensure!(now.source == session.source, "the session of a and b has moved to {}", now.source);
+    of_a.take(50).for_each(|heard| outsider.send(outsider.endpoint, &heard.message));
+    scene.await_packets(&before, 40, &["initiation"]);
+    stays()?;
     outsider.tap.heard();
     scene.world.p.forget_peer(a);
     let answered =
@@ -84,7 +89,7 @@ pub fn chosen_indices() -> Result<String> {
             (0..20).for_each(|_| attacker.send(attacker.endpoint, &data(session.index(), 200)));
         }
     }
-    pings.more(20, SOON);
+    go_on(&pings, 20)?;
     let lost = pings.lost();
     ensure!(lost.is_empty(), "pings of the live session were lost: {lost:?}");
     for was in &live {

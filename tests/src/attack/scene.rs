@@ -20,7 +20,7 @@ use crate::{
     lab::Namespace,
     message::{INITIATION_MAC1, Mac, cookie, initiation, sign},
     relay::{Member, Outer, PORT, Relay, SessionStatus, Status},
-    traffic::{connect, ping},
+    traffic::{Pinging, connect, ping},
     until,
     wait::{now, within},
     world::{REGISTRATION, World, p_endpoints},
@@ -222,6 +222,16 @@ pub fn all_answered(from: &Host, to: &Host) -> Result<u32> {
     let pings = ping(from, to, 50, Duration::from_millis(5));
     ensure!(pings.received == pings.sent, "{} → {}: {pings:?}", from.name, to.name);
     Ok(pings.received)
+}
+
+/// Waits for so many more replies to pings.
+///
+/// # Errors
+/// If they don't come.
+pub fn go_on(pings: &Pinging, count: usize) -> Result<()> {
+    let before = pings.received();
+    let came = within(SOON, || (pings.received() >= before + count).then_some(()));
+    came.with_context(|| format!("a live session has no {count} more replies to pings within {SOON:?}"))
 }
 
 /// Who attacks: a public node, and a packet socket at its device.
