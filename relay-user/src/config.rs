@@ -222,7 +222,8 @@ struct MemberEntry {
     relayed_by: Option<String>,
     #[serde(default)]
     endpoints: Vec<SocketAddr>,
-    rate_limit: Option<RateLimit>,
+    #[serde(default)]
+    rate_limit: RateLimit,
 }
 
 /// What is wrong with a configuration file.
@@ -421,7 +422,7 @@ impl Config {
     fn turn_fixed(&self) -> Option<(u16, std::ops::RangeInclusive<u16>, &str, Option<&TurnApi>)> {
         let turn = self.turn.as_ref()?;
         // Registered hosts have keys for a realm.
-        let realm = if turn.api.is_some() { turn.realm.as_str() } else { "" };
+        let realm = if turn.api.is_some() { &*turn.realm } else { "" };
         Some((turn.port, turn.ports(), realm, turn.api.as_ref()))
     }
 
@@ -473,8 +474,7 @@ impl MemberEntry {
                 ));
             }
         };
-        let rate_limit = self.rate_limit.unwrap_or_default().checked();
-        let rate_limit = rate_limit.map_err(|fault| format!("member {name:?}: rate_limit: {fault}"))?;
+        let rate_limit = self.rate_limit.if_any();
         let networks = self.networks.iter().cloned().collect();
         Ok(Member { name: name.into(), public_key, networks, place, rate_limit })
     }
@@ -504,7 +504,7 @@ fn field_span(text: &str, field: &str) -> Option<Range<usize>> {
         let key = line.split('=').next().unwrap_or_default().trim();
         let here = start..start + line.len();
         if let Some(header) = key.strip_prefix('[').and_then(|key| key.split(']').next()) {
-            table = header.trim();
+            table = header.trim_start_matches('[').trim();
             if table == field {
                 return Some(here);
             }
@@ -587,8 +587,8 @@ endpoints = ["198.51.100.9:51820", "[2001:db8::9]:51820"]
             ("\"198.51.100.9:51820\"", "\"203.0.113.1:51820\"", 20, "same static endpoint"),
             ("networks = [\"mesh\"]\nrelayed", "networks = []\nrelayed", 14, "in no network"),
             ("[[other", "[control]\nsource = \"store\"\n[[other", 11, "take all [[member]] out"),
-            ("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 9600 }", 14, "from 64000"),
-            ("relayed = true", "relayed = true\nrate_limit = { packets_per_second = 0 }", 14, "at least 1"),
+            ("relayed = true", "relayed = true\nrate_limit = { bits_per_second = 9600 }", 19, "from 64000"),
+            ("relayed = true", "relayed = true\nrate_limit = { packets_per_second = 0 }", 19, "at least 1"),
             ("[[other_relay]]", "[limits]\nunknown_packets = 0\n[[other_relay]]", 11, "from 1 to"),
             ("attach = ", "allow = [\"198.51.100.0/33\"]\nattach = ", 8, "invalid"),
         ] {

@@ -89,31 +89,47 @@ pub struct Member {
 /// How much of a member's traffic is relayed: of what it sends, and of what it receives, each by itself. Without either
 /// number it is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Numbers")]
 pub struct RateLimit {
     /// Bits of WireGuard messages a second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 64000, maximum = 1000000000000u64)]
     pub bits_per_second: Option<u64>,
     /// Packets a second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 4294967295u64)]
     pub packets_per_second: Option<u32>,
 }
 
 impl RateLimit {
     /// Below this the largest message would not fit into ten seconds, above it a byte would cost next to nothing.
-    const BITS: std::ops::RangeInclusive<u64> = 64_000..=1_000_000_000_000;
+    pub const BITS: std::ops::RangeInclusive<u64> = 64_000..=1_000_000_000_000;
 
-    /// The limit, if it is one; an error says which number can't be.
-    pub fn checked(self) -> Result<Option<Self>, &'static str> {
-        if self.bits_per_second.is_some_and(|bits| !Self::BITS.contains(&bits)) {
+    /// It, if it limits anything.
+    pub fn if_any(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
+    }
+}
+
+/// A rate limit as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbers {
+    bits_per_second: Option<u64>,
+    packets_per_second: Option<u32>,
+}
+
+impl TryFrom<Numbers> for RateLimit {
+    type Error = &'static str;
+
+    fn try_from(Numbers { bits_per_second, packets_per_second }: Numbers) -> Result<Self, &'static str> {
+        if bits_per_second.is_some_and(|bits| !Self::BITS.contains(&bits)) {
             return Err("`bits_per_second` must be from 64000 to 1000000000000");
         }
-        if self.packets_per_second == Some(0) {
+        if packets_per_second == Some(0) {
             return Err("`packets_per_second` must be at least 1");
         }
-        Ok((self != Self::default()).then_some(self))
+        Ok(Self { bits_per_second, packets_per_second })
     }
 }
 

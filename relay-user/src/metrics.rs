@@ -19,7 +19,7 @@ use crate::{
     api::Engine,
     engine::Request,
     ethtool::Ethtool,
-    status::{Host, Status, TurnUser},
+    status::{Host, Status, TurnUsage},
 };
 
 /// The endpoint.
@@ -342,8 +342,9 @@ impl Scrape {
             None,
             turn.outcomes.iter().map(|o| ([("outcome", o.outcome.as_str())], o.count)),
         )?;
-        let way =
-            |user: &TurnUser, way: &'static str| [("user", user.name.clone()), ("direction", way.to_owned())];
+        let way = |user: &TurnUsage, way: &'static str| {
+            [("user", user.name.clone()), ("direction", way.to_owned())]
+        };
         families.counters(
             "turn_packets",
             "Packets from users to their peers (sent) and back (received), those that the XDP program forwarded included.",

@@ -120,8 +120,7 @@ impl TryFrom<Given> for Options {
             (None, None, Some(name), Some(password_file)) => Credentials::User { name, password_file },
             _ => return Err("give one of token_file, master_key_file, and user with password_file"),
         };
-        let Relayed { hosts, tags, by, rate_limit } = &given.relayed;
-        rate_limit.checked()?;
+        let Relayed { hosts, tags, by, .. } = &given.relayed;
         if hosts.is_empty() && tags.is_empty() && by.is_none() {
             return Err("nobody would be relayed: give relayed one of hosts, tags and by");
         }

@@ -244,14 +244,14 @@ pub struct TurnStatus {
     /// Their channels.
     pub channels: usize,
     /// Users that have, or lately had, allocations: those with the most bytes, 100 at most.
-    pub users: Vec<TurnUser>,
+    pub users: Vec<TurnUsage>,
     /// What has become of requests and data.
     pub outcomes: Vec<TurnOutcome>,
 }
 
 /// A user of the TURN server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TurnUser {
+pub struct TurnUsage {
     /// Its name; of time-limited credentials what follows the time.
     pub name: String,
     /// Its allocations.

@@ -44,6 +44,7 @@ use crate::model::{Name, Role};
         schema::Ipv6Prefix,
         schema::Prefix,
         schema::PublicKey,
+        schema::Realm,
         schema::TurnKey
     ))
 )]

@@ -35,6 +35,7 @@ texts! {
         "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$";
     Credential "An id and its secret." "web.AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
         r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$";
+    Realm "A realm of TURN servers." "turn.example.org" r#"^[^"\\\x00-\x1f\x7f-\x9f]{1,127}$"#;
     TurnKey "MD5 of `name:realm:password`, in hexadecimal digits: `wgrelay turn-key` prints it."
         "8493fbc53ba582fb4c044c456bdc40eb" "^[0-9a-f]{32}$";
     Ipv4 "An IPv4 address." "10.10.0.7" r"^([0-9]{1,3}\.){3}[0-9]{1,3}$";

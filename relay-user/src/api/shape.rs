@@ -13,7 +13,7 @@ use crate::{
     members::{PublicKey, RateLimit},
     model::{self, Name, Role, UnixTime, base64_key},
     status::Host,
-    turn::credentials::Key as TurnKey,
+    turn::credentials::{Key as TurnKey, Realm},
 };
 
 /// A network: who is in it may talk, at addresses of its prefixes.
@@ -400,7 +400,8 @@ pub struct TurnUser {
     /// Its name.
     pub name: Name,
     /// The realm of the servers that it may use.
-    pub realm: String,
+    #[schema(value_type = schema::Realm)]
+    pub realm: Realm,
     /// When it was last changed; also its ETag.
     pub revision: u64,
 }
@@ -412,8 +413,8 @@ pub struct NewTurnUser {
     /// Its name, unique among these.
     pub name: Name,
     /// The realm of the servers that it may use.
-    #[schema(min_length = 1, max_length = 127)]
-    pub realm: String,
+    #[schema(value_type = schema::Realm)]
+    pub realm: Realm,
     /// Its key: MD5 of `name:realm:password`. It is not told to anybody.
     #[schema(value_type = schema::TurnKey)]
     pub key: TurnKey,
@@ -424,8 +425,8 @@ pub struct NewTurnUser {
 #[serde(deny_unknown_fields)]
 pub struct TurnUserChange {
     /// The realm of the servers that it may use.
-    #[schema(min_length = 1, max_length = 127)]
-    pub realm: String,
+    #[schema(value_type = schema::Realm)]
+    pub realm: Realm,
     /// Its key: MD5 of `name:realm:password`. It is not told to anybody.
     #[schema(value_type = schema::TurnKey)]
     pub key: TurnKey,

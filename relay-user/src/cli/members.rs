@@ -121,10 +121,10 @@ enum Command {
 #[derive(Args)]
 struct Limits {
     /// Relay at most so many bits of WireGuard messages a second each way, from 64000 on.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(RateLimit::BITS))]
     bits_per_second: Option<u64>,
     /// Relay at most so many packets a second each way.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     packets_per_second: Option<u32>,
 }
 

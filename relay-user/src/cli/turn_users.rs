@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use relay_user::{
     api::shape::{NewTurnUser, TurnUser, TurnUserChange},
     model::Name,
-    turn::credentials::Key,
+    turn::credentials::{Key, Realm},
 };
 use reqwest::Method;
 
@@ -67,7 +67,7 @@ enum Command {
 struct Login {
     /// The realm, as the relays have it in [turn].
     #[arg(long)]
-    realm: String,
+    realm: Realm,
     /// A file with the password, or - for the standard input; its first line counts. The password is not kept anywhere,
     /// and does not leave this host: what is sent is the key that is made of it.
     #[arg(long, value_name = "FILE")]
@@ -113,13 +113,13 @@ impl Arguments {
 }
 
 fn list(users: &[TurnUser]) -> String {
-    table(["user", "realm"], users.iter().map(|user| [user.name.to_string(), user.realm.clone()]))
+    table(["user", "realm"], users.iter().map(|user| [user.name.to_string(), user.realm.to_string()]))
 }
 
 fn one(user: &TurnUser) -> String {
     properties([
         ("user", user.name.to_string()),
-        ("realm", user.realm.clone()),
+        ("realm", user.realm.to_string()),
         ("revision", user.revision.to_string()),
     ])
 }

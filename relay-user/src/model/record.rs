@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Name, SecretHash};
 use crate::{
     members::{PublicKey, RateLimit},
-    turn::credentials::Key as TurnKey,
+    turn::credentials::{Key as TurnKey, Realm},
 };
 
 /// Seconds since 1970-01-01 UTC.
@@ -232,7 +232,7 @@ pub struct TurnUser {
     /// Its name, unique among these.
     pub name: Name,
     /// The realm of the servers that it may use: its key is good for no other.
-    pub realm: String,
+    pub realm: Realm,
     /// Its long-term key. The password is kept nowhere.
     pub key: TurnKey,
 }

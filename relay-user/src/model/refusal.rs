@@ -67,7 +67,6 @@ refusals! {
     Conflict "public_key_taken" PublicKeyTaken(Name) "the public key belongs to member {0}: a key is one host";
     Conflict "public_key_collision" PublicKeyCollision(Name)
         "the public key begins with the same 8 bytes as that of member {0}: make a new one";
-    Invalid "bad_rate_limit" BadRateLimit(Name, &'static str) "the rate limit of {0} can't be: {1}";
     Invalid "bad_endpoint" BadEndpoint(SocketAddr, &'static str) "{0} can't be an endpoint: {1}";
     Invalid "two_endpoints" TwoEndpoints(Name) "{0} has more than one static endpoint of a family";
     Conflict "endpoint_taken" EndpointTaken(SocketAddr, Name) "the endpoint {0} is that of {1}";
@@ -78,9 +77,6 @@ refusals! {
     Conflict "network_full" NetworkFull(Name) "network {0} has no free address: give it a shorter prefix";
     Invalid "bad_route" BadRoute(IpNet, Name) "{0} is within the prefix of network {1}: members have their addresses there";
     Conflict "route_taken" RouteTaken(IpNet, Name) "{0} is reached through member {1} already";
-
-    Invalid "bad_realm" BadRealm(Name)
-        "the realm of TURN user {0} can't be: it has 1 to 127 characters, without quotes and backslashes";
 
     Invalid "relay_not_public" RelayNotPublic(Name)
         "a relay has a public endpoint: give at least one public address and a port for {0}";

@@ -141,7 +141,7 @@ fn change(change: impl FnOnce(&mut MemberChange)) -> MemberChange {
 
 fn turn_user(text: &str, realm: &str) -> TurnUser {
     let key = crate::turn::credentials::Key::of(text, realm, "password");
-    TurnUser { name: name(text), realm: realm.to_owned(), key }
+    TurnUser { name: name(text), realm: realm.parse().unwrap(), key }
 }
 
 fn at(mut new: NewMember, endpoints: &[&str]) -> NewMember {

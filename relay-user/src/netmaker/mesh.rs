@@ -14,9 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    members::{
-        Member, MemberId, Members, MembersError, OtherRelay, Place, Policy, PublicKey, RateLimit, unusable,
-    },
+    members::{Member, MemberId, Members, MembersError, OtherRelay, Place, Policy, PublicKey, unusable},
 };
 
 /// What the relay knows of itself.
@@ -135,8 +133,7 @@ impl Mesh {
         let names = names(&candidates);
         let members = candidates.into_iter().zip(places).zip(names).map(|((candidate, place), name)| {
             let networks = candidate.networks.into_iter().map(Arc::from).collect();
-            let rate_limit =
-                Some(wanted.rate_limit).filter(|limit| candidate.relayed && *limit != RateLimit::default());
+            let rate_limit = wanted.rate_limit.if_any().filter(|_| candidate.relayed);
             Member { name: name.into(), public_key: candidate.key, networks, place, rate_limit }
         });
         let members = Members::new(us.relay_key, us.policy, us.relays.iter().cloned(), members)?;

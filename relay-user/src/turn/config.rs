@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
-    credentials::{Credentials, Key, is_realm},
+    credentials::{Credentials, Key, Realm},
     guard::Rates,
     peers::Peers,
     server::{Quotas, Settings},
@@ -26,7 +26,7 @@ pub struct TurnConfig {
     #[serde(default = "yes")]
     pub enabled: bool,
     /// The realm, which keys are made for; the server's name will do.
-    pub realm: String,
+    pub realm: Realm,
     /// The UDP port that clients talk to.
     #[serde(default = "default_port")]
     pub port: u16,
@@ -188,7 +188,9 @@ impl TurnConfig {
         }
         let Some(mut turn) = turn else { return Ok(None) };
         turn.enabled = enabled.unwrap_or(turn.enabled);
-        turn.realm = variable("TURN_SERVER_HOST").unwrap_or(turn.realm);
+        if let Some(realm) = variable("TURN_SERVER_HOST") {
+            turn.realm = realm.parse().map_err(|fault| format!("TURN_SERVER_HOST: {fault}"))?;
+        }
         turn.port = number("TURN_PORT")?.unwrap_or(turn.port);
         let port = number("TURN_API_PORT")?;
         if let Some(username) = variable("TURN_USERNAME") {
@@ -235,14 +237,11 @@ impl TurnConfig {
                 "the port of the TURN server and the relay port must not be among them",
             );
         }
-        if !is_realm(&self.realm) {
-            return fault("turn.realm", "a realm has 1 to 127 characters, without quotes and backslashes");
-        }
         for user in &self.users {
             let same = |other: &&UserEntry| other.name == user.name;
             if user.name.is_empty() || user.name.len() > 508 || self.users.iter().filter(same).count() > 1 {
                 return Err((
-                    "user",
+                    "turn.user",
                     format!("user {:?}: a name has 1 to 508 bytes, and is given once", user.name),
                 ));
             }
@@ -309,7 +308,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<TurnConfig, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(|error: toml::de::Error| error.message().to_owned())
     }
 
     const USER: &str =
@@ -338,10 +337,7 @@ mod tests {
             ("TURN_PASSWORD", "0123456789abcdef"),
         ]);
         let turn = TurnConfig::with_environment(None, netmakers).unwrap().unwrap();
-        assert_eq!(
-            (turn.realm.as_str(), turn.port, turn.check(51820, false)),
-            ("turn.example.org", 3479, Ok(()))
-        );
+        assert_eq!((&*turn.realm, turn.port, turn.check(51820, false)), ("turn.example.org", 3479, Ok(())));
         let api = turn.api.as_ref().unwrap();
         assert_eq!((api.listen.to_string().as_str(), api.username.as_str()), ("127.0.0.1:8090", "netmaker"));
         assert_eq!(api.password().unwrap(), "0123456789abcdef");
@@ -349,7 +345,7 @@ mod tests {
 
         let file = || Some(parse(USER).unwrap());
         let off = TurnConfig::with_environment(file(), variables(&[("USE_TURN", "false")])).unwrap().unwrap();
-        assert!(!off.enabled && off.realm == "r");
+        assert!(!off.enabled && &*off.realm == "r");
         assert_eq!(TurnConfig::with_environment(file(), variables(&[])).unwrap(), file());
         assert_eq!(TurnConfig::with_environment(None, variables(&[("TURN_PORT", "1")])).unwrap(), None);
         for (set, named) in [
@@ -369,7 +365,6 @@ mod tests {
             (format!("relay_ports = [51000, 52000]\n{USER}"), "turn.relay_ports"),
             (format!("relay_ports = [60001, 50000]\n{USER}"), "turn.relay_ports"),
             (format!("allocations = 0\n{USER}"), "turn.allocations"),
-            (USER.replace("\"r\"", "\"\""), "turn.realm"),
             (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "turn.user"),
             ("realm = \"r\"".to_owned(), "turn.enabled"),
         ] {
@@ -382,6 +377,8 @@ mod tests {
         );
         let error = parse(&USER.replace("8493", "secret")).unwrap_err();
         assert!(error.contains("wgrelay turn-key") && !error.contains("secretfb"), "{error}");
+        let nowhere = parse(&USER.replace("\"r\"", "\"\"")).unwrap_err();
+        assert!(nowhere.contains("1 to 127 characters"), "{nowhere}");
         let missing = parse("realm = \"r\"\nsecret_file = \"/nonexistent\"").unwrap().settings(&[]);
         assert!(format!("{:#}", missing.unwrap_err()).contains("/nonexistent"));
     }

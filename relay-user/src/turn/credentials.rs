@@ -1,7 +1,7 @@
 //! Who may use the server: long-term credentials (RFC 8489, section 9.2). Passwords are not kept, but the key that is made of
 //! them.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, str::FromStr};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, Mac as _};
@@ -55,10 +55,44 @@ impl TryFrom<String> for Key {
     }
 }
 
-/// Whether this can be a realm: 1 to 127 characters, without quotes and backslashes.
-pub fn is_realm(realm: &str) -> bool {
-    let fits = |c: char| !c.is_control() && c != '"' && c != '\\';
-    !realm.is_empty() && realm.chars().count() <= 127 && realm.chars().all(fits)
+/// A realm, which keys are made for: 1 to 127 characters, without quotes and backslashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Realm(String);
+
+impl std::ops::Deref for Realm {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Realm> for String {
+    fn from(realm: Realm) -> Self {
+        realm.0
+    }
+}
+
+impl FromStr for Realm {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let fits = |c: char| !c.is_control() && c != '"' && c != '\\';
+        if !text.is_empty() && text.chars().count() <= 127 && text.chars().all(fits) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a realm has 1 to 127 characters, without quotes and backslashes")
+        }
+    }
+}
+
+impl TryFrom<String> for Realm {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        text.parse()
+    }
 }
 
 impl fmt::Debug for Key {
@@ -94,7 +128,7 @@ pub struct User {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// The realm, which the keys are made for.
-    pub realm: String,
+    pub realm: Realm,
     /// Users and their keys.
     pub users: HashMap<String, Key>,
     /// Whoever knows it makes time-limited credentials as coturn's `use-auth-secret` has them: the username is the time at
@@ -147,7 +181,8 @@ mod tests {
     #[test]
     fn time_limited_credentials_end() {
         let secret = Some("north".to_owned());
-        let credentials = Credentials { realm: "example.org".to_owned(), secret, ..Credentials::default() };
+        let credentials =
+            Credentials { realm: "example.org".parse().unwrap(), secret, ..Credentials::default() };
         // printf 1700000000:ann | openssl dgst -sha1 -hmac north -binary | base64
         let user = credentials.user("1700000000:ann", 1_699_999_999).unwrap();
         let password = "jeamH6dA5l2I9g3jmieza7CzEDo=";

@@ -242,7 +242,7 @@ mod tests {
         body: Option<&str>,
     ) -> (u16, String) {
         let url = format!("http://{at}/api/v1/{path}");
-        let request = reqwest::Client::new().request(method.parse().unwrap(), url);
+        let request = crate::client::builder().build().unwrap().request(method.parse().unwrap(), url);
         let credentials = BASE64_STANDARD.encode(format!("turn:{password}"));
         let mut request = request.header("authorization", format!("Basic {credentials}"));
         if let Some(body) = body {

@@ -161,7 +161,7 @@ impl Server {
         }
         let username = username.username().to_owned();
         let user = self.settings.credentials.user(&username, now.unix);
-        match user.filter(|user| said_realm.realm() == realm && is_signed_with(message, &user.key)) {
+        match user.filter(|user| said_realm.realm() == &*realm && is_signed_with(message, &user.key)) {
             Some(user) => Ok((username, user)),
             None => {
                 self.outcomes.unauthorized += 1;

@@ -28,7 +28,7 @@ use crate::{
     clock,
     engine::Request,
     model::{self, Records},
-    status::{TurnOutcome, TurnStatus, TurnUser},
+    status::{TurnOutcome, TurnStatus, TurnUsage},
 };
 
 /// How often the figures are brought up to date.
@@ -131,7 +131,7 @@ impl Running {
             sockets.listen(SocketAddr::new(address, place.port))?;
         }
         let (first, last) = (settings.ports.start(), settings.ports.end());
-        info!(port = place.port, realm = settings.credentials.realm, first, last, "the TURN server is on");
+        info!(port = place.port, realm = &*settings.credentials.realm, first, last, "the TURN server is on");
         let server = Server::new(settings, StdRng::from_os_rng());
         Ok(Self { place: place.clone(), server, sockets, received, engine, users: HashMap::new() })
     }
@@ -217,11 +217,11 @@ impl Running {
     }
 
     fn figures(&self) -> TurnStatus {
-        let mut users: Vec<TurnUser> = self
+        let mut users: Vec<TurnUsage> = self
             .server
             .accounts()
             .into_iter()
-            .map(|(name, account)| TurnUser {
+            .map(|(name, account)| TurnUsage {
                 name: name.to_owned(),
                 allocations: account.allocations,
                 sent_packets: account.traffic.sent.packets,
@@ -231,7 +231,7 @@ impl Running {
             })
             .collect();
         users.sort_by(|a, b| {
-            let bytes = |user: &TurnUser| user.sent_bytes + user.received_bytes;
+            let bytes = |user: &TurnUsage| user.sent_bytes + user.received_bytes;
             bytes(b).cmp(&bytes(a)).then_with(|| a.name.cmp(&b.name))
         });
         users.truncate(USERS);

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{Plan, STEP, addresses};
 use crate::{
-    members::{MemberId, PublicKey, unusable},
+    members::{MemberId, PublicKey, RateLimit, unusable},
     model::{
         Command, Key, Member, MemberChange, Membership, Name, NewMember, Op, Record, Refusal, State,
         state::Use,
@@ -93,8 +93,7 @@ impl State {
     pub(super) fn settle(&self, mut member: Member) -> Result<Member, Refusal> {
         self.check_public_key(&member)?;
         member.tags = tags(member.tags)?;
-        let rate_limit = member.rate_limit.unwrap_or_default().checked();
-        member.rate_limit = rate_limit.map_err(|fault| Refusal::BadRateLimit(member.name.clone(), fault))?;
+        member.rate_limit = member.rate_limit.and_then(RateLimit::if_any);
         if member.networks.is_empty() {
             return Err(Refusal::NoNetwork(member.name));
         }

@@ -78,7 +78,7 @@ pub fn settings() -> Settings {
         addresses: vec![V4.parse().unwrap(), V6.parse().unwrap()],
         ports: 50_000..=50_099,
         credentials: Credentials {
-            realm: REALM.to_owned(),
+            realm: REALM.parse().unwrap(),
             users: users.into(),
             secret: Some("a shared secret".to_owned()),
         },
