@@ -31,9 +31,10 @@ pub struct Arguments {
     /// Attack nothing: show what must hold, and what sees to that
     #[arg(long)]
     list: bool,
-    /// Switch this defence off in a copy of the source, or all of them one after the other, and see that its attacks succeed
+    /// Switch this defence off in a copy of the source, and see that its attacks succeed; may be given several times, and
+    /// `all` is each of them
     #[arg(long, value_name = "DEFENCE", value_parser = choices(), conflicts_with_all = ["only", "list"])]
-    without: Option<String>,
+    without: Vec<String>,
 }
 
 /// In place of a defence's name: each of them.
@@ -48,8 +49,11 @@ fn choices() -> clap::builder::PossibleValuesParser {
 /// # Errors
 /// If something can't be built, or an attack is not stopped, or (without a defence) one still is.
 pub fn run(workspace: &Path, arguments: &Arguments) -> Result<()> {
-    let Some(without) = &arguments.without else { return replace(&mut command(workspace, arguments)?) };
-    let chosen = |defence: &&Defence| without == ALL || without == defence.name;
+    if arguments.without.is_empty() {
+        return replace(&mut command(workspace, arguments)?);
+    }
+    let chosen =
+        |defence: &&Defence| arguments.without.iter().any(|name| name == defence.name || name == ALL);
     without::run(workspace, DEFENCES.iter().filter(chosen), arguments.json)
 }
 
