@@ -72,12 +72,17 @@ fn headers(good: &[u8]) -> Vec<Vec<u8>> {
         frames.push(with(good, ip + 8, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 51, 100, 9]));
         frames.push(with(good, ip + 8, &[0; 16]));
         frames.push(with(good, ip + 24, &[0; 16]));
+        let behind = |next: u8, header: &[u8], payload_len: u16| {
+            let longer = with(&with_more(good, ip + 40, header), ip + 6, &[next]);
+            with(&longer, ip + 4, &payload_len.to_be_bytes())
+        };
+        let len = |header: &[u8]| (good.len() - ip - 40 + header.len()) as u16;
         // A jumbogram, whose length is not in the header; a chain of headers that ends nowhere; routing of type 0.
-        let jumbo = [17, 0, 0xc2, 4, 0, 1, 0, 0];
-        frames.push(with(&with(&with_more(good, ip + 40, &jumbo), ip + 6, &[0]), ip + 4, &[0; 2]));
+        frames.push(behind(0, &[17, 0, 0xc2, 4, 0, 1, 0, 0], 0));
         let chain = [60, 0, 1, 4, 0, 0, 0, 0].repeat(20);
-        frames.push(with(&with_more(good, ip + 40, &chain), ip + 6, &[60]));
-        frames.push(with(&with_more(good, ip + 40, &[17, 2, 0, 9, 0, 0, 0, 0]), ip + 6, &[43]));
+        frames.push(behind(60, &chain, len(&chain)));
+        let routing = [17, 0, 0, 9, 0, 0, 0, 0];
+        frames.push(behind(43, &routing, len(&routing)));
     }
     frames
 }

@@ -1,7 +1,7 @@
 //! Where attacks happen: the [`World`], and whoever attacks it.
 //!
-//! An [`Attacker`] runs no WireGuard: it puts datagrams on the wire as it likes, with whatever source. One is nobody's, two
-//! are members, with a fixed endpoint each. The victim is a host that has nothing to do with the relay.
+//! An [`Attacker`] runs no WireGuard: it puts datagrams on the wire as it likes, with whatever source. One is nobody's, one
+//! is a member with a fixed endpoint. The victim is a host that has nothing to do with the relay.
 
 use std::{
     net::{IpAddr, SocketAddr},
