@@ -47,7 +47,7 @@ pub enum Garbage {
 pub fn object() -> Vec<u8> {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../target/bpf/bench-ebpf.o"].iter().collect();
     fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}: `cargo xtask test --tier lab` builds it", path.display())
+        panic!("{}: {error}: `cargo xtask attack` builds it", path.display())
     })
 }
 
