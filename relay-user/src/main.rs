@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use relay_user::{
     config::{Config, ServeConfig},
@@ -19,7 +19,6 @@ use relay_user::{
     program::{self, Claim},
     run, serve,
     status::{Host, SessionDirection, UnknownSource},
-    turn::credentials::Key,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -261,9 +260,7 @@ impl Serve {
 }
 
 fn turn_key(realm: &str, name: &str) -> Result<()> {
-    let password = std::io::stdin().lines().next().context("no password on the standard input")??;
-    ensure!(!password.is_empty(), "an empty password");
-    println!("{}", Key::of(name, realm, &password).to_hex());
+    println!("{}", turn_users::key(name, realm, Path::new("-"))?.to_hex());
     Ok(())
 }
 

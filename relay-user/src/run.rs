@@ -106,7 +106,15 @@ struct Outside {
 struct Turn {
     place: turn::task::Place,
     wanted: turn::task::Wanted,
-    api: Option<(turn::config::ApiConfig, std::net::TcpListener, turn::netmaker::Registry)>,
+    api: Option<TurnApi>,
+}
+
+/// Netmaker's API for it, likewise.
+struct TurnApi {
+    config: turn::config::ApiConfig,
+    password: String,
+    listener: std::net::TcpListener,
+    registry: turn::netmaker::Registry,
 }
 
 impl Turn {
@@ -120,13 +128,13 @@ impl Turn {
                     .with_context(|| format!("listen at {listen} for Netmaker's API for TURN"))?;
                 listener.set_nonblocking(true)?;
                 let registry = turn::netmaker::Registry::open(api.state_file.clone(), &turn.realm)?;
-                api.password()?;
-                Some((api.clone(), listener, registry))
+                // Read now: later we may not have the right to.
+                Some(TurnApi { config: api.clone(), password: api.password()?, listener, registry })
             }
             None => None,
         };
         let hosts = match &api {
-            Some((_, _, registry)) => registry.hosts(),
+            Some(api) => api.registry.hosts(),
             None => watch::Sender::new(turn::netmaker::Hosts::new()).subscribe(),
         };
         let wanted = turn::task::Wanted { settings: source.turn()?, users: source.turn_users(), hosts };
@@ -140,8 +148,8 @@ impl Turn {
         stop: &CancellationToken,
     ) -> Result<()> {
         tasks.spawn(turn::task::run(self.place, self.wanted, engine.clone(), stop.clone()));
-        if let Some((config, listener, registry)) = self.api {
-            let (password, listener) = (config.password()?, TcpListener::from_std(listener)?);
+        if let Some(TurnApi { config, password, listener, registry }) = self.api {
+            let listener = TcpListener::from_std(listener)?;
             tasks.spawn(turn::netmaker::serve(config, password, listener, registry, stop.clone()));
         }
         Ok(())

@@ -1,6 +1,10 @@
 //! `wgrelay turn-user`
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
@@ -76,16 +80,21 @@ struct Login {
 
 impl Login {
     fn key(&self, name: &Name) -> Result<Key> {
-        let text = if self.password_file.as_os_str() == "-" {
-            std::io::read_to_string(std::io::stdin()).context("read the standard input")?
-        } else {
-            std::fs::read_to_string(&self.password_file)
-                .with_context(|| format!("read {}", self.password_file.display()))?
-        };
-        let password = text.lines().next().unwrap_or_default();
-        ensure!(!password.is_empty(), "{}: an empty password", self.password_file.display());
-        Ok(Key::of(name.as_str(), &self.realm, password))
+        key(name.as_str(), &self.realm, &self.password_file)
     }
+}
+
+/// The key of a user whose password is the first line of a file, or of the standard input if that is `-`.
+pub(crate) fn key(name: &str, realm: &str, file: &Path) -> Result<Key> {
+    let first = if file.as_os_str() == "-" {
+        std::io::stdin().lines().next()
+    } else {
+        let opened = File::open(file).with_context(|| format!("read {}", file.display()))?;
+        BufReader::new(opened).lines().next()
+    };
+    let password = first.transpose().with_context(|| format!("read {}", file.display()))?.unwrap_or_default();
+    ensure!(!password.is_empty(), "{}: an empty password", file.display());
+    Ok(Key::of(name, realm, &password))
 }
 
 impl Arguments {
