@@ -19,6 +19,7 @@
 pub mod affinity;
 pub mod bench;
 pub mod cards;
+pub mod channels;
 pub mod cleanup;
 pub mod command;
 pub mod fleet;
