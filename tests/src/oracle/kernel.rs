@@ -103,8 +103,8 @@ pub struct Room {
 
 impl Room {
     /// The most that metadata may leave of the headroom for a frame that shall not find enough to grow: the longer header of
-    /// IPv6 and two VLAN tags.
-    const GROWTH: usize = 20 + 2 * 4;
+    /// IPv6, two VLAN tags and a channel's header.
+    const GROWTH: usize = 20 + 2 * 4 + 4;
 
     /// Whether a frame can have so much metadata that it may not grow any more.
     pub fn can_be_too_little(self) -> bool {

@@ -211,8 +211,8 @@ fn what_is_nearly_a_channels_is_the_servers() {
         let (tables, channel) = tables_with_channel(client, peer);
         let message = channel_data(&PAYLOAD, &[]);
         let reason = |from, to, payload: &[u8]| {
-            let judged_frame = frame_to(from, to, 64, payload);
-            let judged = judge(&tables, &judged_frame, HEADROOM);
+            let frame = frame_to(from, to, 64, payload);
+            let judged = judge(&tables, &frame, HEADROOM);
             assert!(judged.reason == Reason::ChannelTx || judged.frame.is_none());
             judged.reason
         };
