@@ -17,7 +17,13 @@ use super::{
 
 /// The frame that leaves by `hop` with this payload, from the relay's endpoint `from` to `to`; nothing stands behind the
 /// packet.
-pub fn frame(datagram: &Datagram, hop: &NextHop, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+pub fn frame(
+    datagram: &Datagram,
+    hop: &NextHop,
+    from: SocketAddr,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut frame = Vec::with_capacity(payload.len() + datagram.trailer.len() + 80);
     let length = u16::try_from(UDP_HEADER + payload.len()).expect("it fits the next hop's MTU");
     frame.extend(hop.destination_mac);
@@ -28,8 +34,7 @@ pub fn frame(datagram: &Datagram, hop: &NextHop, from: SocketAddr, to: SocketAdd
     frame.extend(if to.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
     ip_header(&mut frame, datagram, from.ip(), to.ip(), length);
     let before = (datagram.source.ip(), datagram.destination);
-    let mut udp =
-        UdpHeader { source_port: from.port(), destination_port: to.port(), length, checksum: 0 };
+    let mut udp = UdpHeader { source_port: from.port(), destination_port: to.port(), length, checksum: 0 };
     // Zero is no checksum; a zero that was computed is sent as its other form (RFC 768).
     if datagram.udp.checksum != 0 {
         let right_before = udp_checksum(&datagram.udp, before, datagram.payload);

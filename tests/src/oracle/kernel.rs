@@ -436,7 +436,8 @@ impl Kernel {
         for channel in &self.filled.channels {
             let directions = [Direction::ToPeer(*channel), Direction::ToClient(*channel)];
             for (direction, entry) in directions.into_iter().zip(self.filled.channel_entries(channel, 0)) {
-                let entry = self.channels.get(entry.key)?.with_context(|| format!("{direction:?} is gone"))?;
+                let entry =
+                    self.channels.get(entry.key)?.with_context(|| format!("{direction:?} is gone"))?;
                 carried.push((direction, Counter { packets: entry.packets, bytes: entry.bytes }));
             }
         }

@@ -261,7 +261,8 @@ impl Tables {
     /// Both entries of `CHANNELS`, that of what the client sends first, made by the code that makes them in the relay.
     /// `until` is as [`tables::Channel`] has it.
     pub fn channel_entries(&self, channel: &Channel, until: u32) -> [tables::Channel; 2] {
-        let &Channel { client, server, number, peer, relayed, relayed_port, to_peer, to_client, .. } = channel;
+        let &Channel { client, server, number, peer, relayed, relayed_port, to_peer, to_client, .. } =
+            channel;
         let local_server = self.local_towards(server, client);
         let local_relayed = self.local_towards(relayed, peer);
         let locals = Locals::assign(&self.locals_entry(), &[local_server, local_relayed]);
