@@ -46,9 +46,8 @@ pub enum Garbage {
 /// If it has not.
 pub fn object() -> Vec<u8> {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../target/bpf/bench-ebpf.o"].iter().collect();
-    fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}: `cargo xtask test --tier lab` builds it", path.display())
-    })
+    fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}: `cargo xtask attack` builds it", path.display()))
 }
 
 /// Ends the flood also when what goes on meanwhile panics.

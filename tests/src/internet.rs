@@ -88,6 +88,11 @@ impl Internet {
         self.namespace.ip(&format!("link set {} {state}", port_of(namespace)));
     }
 
+    /// Where the cable of a node ends: the bridge's namespace, and the device there.
+    pub fn port(&self, node: &Namespace) -> (&Namespace, String) {
+        (&self.namespace, port_of(node))
+    }
+
     fn cable(&self, namespace: &Namespace, device: &str) {
         let port = port_of(namespace);
         self.namespace.connect(&port, namespace, device);

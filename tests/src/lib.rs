@@ -17,6 +17,7 @@
 //! The harness panics on what should not happen, with the command and what it printed: it is for tests and the demo.
 
 pub mod affinity;
+pub mod attack;
 pub mod bench;
 pub mod cards;
 pub mod channels;
@@ -29,6 +30,9 @@ pub mod host;
 pub mod internet;
 pub mod lab;
 pub mod machine;
+/// The fuzz targets' messages: made by other implementations than the relay's.
+#[path = "../fuzz/src/message.rs"]
+pub mod message;
 pub mod oracle;
 pub mod relay;
 pub mod restarts;

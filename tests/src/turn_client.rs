@@ -31,7 +31,8 @@ use crate::{
     turn::{REALM, USER},
 };
 
-const NUMBER: u16 = 0x4001;
+/// The number of a client's channel.
+pub const NUMBER: u16 = 0x4001;
 /// How often a request is repeated, and how long its answer is waited for.
 const TRIES: usize = 20;
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -86,16 +87,26 @@ impl TurnClient {
         self.inside.local_addr().expect("a socket has an address")
     }
 
+    /// Where the server sees the client.
+    pub fn outside(&self) -> SocketAddr {
+        self.server.local_addr().expect("a socket has an address")
+    }
+
+    /// Binds a channel to the peer: whether the server lets it.
+    pub fn bind(&self, peer: SocketAddr) -> bool {
+        let answer = self.ask(CHANNEL_BIND, |transaction| {
+            vec![Box::new(ChannelNumber::new(NUMBER)), Box::new(XorPeerAddress::new(peer, transaction))]
+        });
+        let answer = Message::from_bytes(&answer).expect("an answer is a message");
+        answer.has_class(MessageClass::Success)
+    }
+
     /// Binds a channel to the peer, and carries data from now on between it and the WireGuard that listens at this port.
     ///
     /// # Panics
     /// If the server does not let it.
     pub fn carry_to(&mut self, peer: SocketAddr, port: u16) {
-        let answer = self.ask(CHANNEL_BIND, |transaction| {
-            vec![Box::new(ChannelNumber::new(NUMBER)), Box::new(XorPeerAddress::new(peer, transaction))]
-        });
-        let answer = Message::from_bytes(&answer).expect("an answer is a message");
-        assert!(answer.has_class(MessageClass::Success), "no channel: {answer}");
+        assert!(self.bind(peer), "no channel to {peer}");
         let clone = |socket: &UdpSocket| socket.try_clone().expect("duplicate a socket");
         let (server, inside, stop) = (clone(&self.server), clone(&self.inside), Arc::clone(&self.stop));
         self.threads.push(thread::spawn(move || {

@@ -13,13 +13,21 @@ pub fn now() -> Instant {
 /// # Panics
 /// If there is none within `limit`; `what` says what was awaited.
 #[track_caller]
-pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, limit: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    match within(limit, probe) {
+        Some(answer) => answer,
+        None => panic!("no {what} within {limit:?}"),
+    }
+}
+
+/// Asks `probe` until it has an answer, or until the time is up.
+pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let start = now();
     loop {
-        if let Some(answer) = probe() {
+        let answer = probe();
+        if answer.is_some() || start.elapsed() >= limit {
             return answer;
         }
-        assert!(start.elapsed() < limit, "no {what} within {limit:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

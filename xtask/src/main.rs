@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything that is done with this repository and is not `cargo` itself.
 
+mod attack;
 mod bench;
 mod build;
 mod fuzz;
@@ -90,6 +91,11 @@ enum Task {
     /// Prints the seed, every disagreement as a fixture to keep, how often each reason was reached, and the speed. Fails
     /// on a disagreement, and (from 100,000 frames) on a reason that was not reached. Needs root, attaches nothing.
     Fuzz(fuzz::Arguments),
+    /// Attack a running wgrelay with real packets, from outside and as a member, and show how each attack ended
+    ///
+    /// docs/security.md says what must hold and what sees to that; --without shows that it would not hold otherwise. Needs
+    /// root, and touches nothing outside of its own namespaces.
+    Attack(attack::Arguments),
     /// Measure the relay and what it is compared with, side by side in one run
     ///
     /// docs/benchmarks.md says what is measured and how. Needs root, and touches nothing outside of its own namespaces.
@@ -110,7 +116,8 @@ enum Task {
     /// host: unit tests of all crates, no privileges; fuzz: what userspace reads from outside, by libFuzzer, no
     /// privileges; store: the control plane's stores, with real etcd; api: its API and the command line, also by
     /// schemathesis; program: the XDP program through BPF_PROG_TEST_RUN (root); oracle: the command `fuzz` with 1,000,000
-    /// frames (root); lab: real WireGuard hosts, NATs and wgrelay in network namespaces (root); vm: the command `vm`.
+    /// frames (root); lab: real WireGuard hosts, NATs and wgrelay in network namespaces (root); attack: the command
+    /// `attack` (root); vm: the command `vm`.
     Test {
         /// Run this tier only
         #[arg(long)]
@@ -169,6 +176,7 @@ fn perform(task: Task) -> Result<()> {
             process::replace(demo.args(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag)))
         }
         Task::Fuzz(arguments) => process::replace(&mut fuzz::command(&workspace, &arguments)?),
+        Task::Attack(arguments) => attack::run(&workspace, &arguments),
         Task::Bench(arguments) => process::replace(&mut bench::command(&workspace, &arguments)?),
         Task::Vm(arguments) => vm::run(&workspace, &arguments),
         Task::Package => {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    build, fuzz, fuzz_user, package,
+    attack, build, fuzz, fuzz_user, package,
     process::{cargo, run},
     setup::{self, Part},
     vm,
@@ -31,14 +31,25 @@ pub enum Tier {
     Oracle,
     /// Real hosts and wgrelay in network namespaces; needs root
     Lab,
+    /// Attacks on a running wgrelay; needs root
+    Attack,
     /// An older kernel, with WireGuard of its own, in a virtual machine; no privileges
     Vm,
 }
 
 impl Tier {
     /// All tiers, quick ones first.
-    pub const ALL: &[Self] =
-        &[Self::Host, Self::Fuzz, Self::Store, Self::Api, Self::Program, Self::Oracle, Self::Lab, Self::Vm];
+    pub const ALL: &[Self] = &[
+        Self::Host,
+        Self::Fuzz,
+        Self::Store,
+        Self::Api,
+        Self::Program,
+        Self::Oracle,
+        Self::Lab,
+        Self::Attack,
+        Self::Vm,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -49,6 +60,7 @@ impl Tier {
             Self::Program => "program",
             Self::Oracle => "oracle",
             Self::Lab => "lab",
+            Self::Attack => "attack",
             Self::Vm => "vm",
         }
     }
@@ -76,11 +88,11 @@ impl Tier {
                 build::object(workspace, &tools)?;
                 tests.args(["--features", "relay-tests/kernel", "--test", "program"]);
             }
+            Self::Attack => tests = attack::command(workspace, &attack::Arguments::default())?,
             Self::Vm => return vm::run(workspace, &vm::Arguments::default()),
             Self::Oracle => tests = fuzz::command(workspace, &fuzz::Arguments::default())?,
             Self::Lab => {
-                let tools = setup::setup(workspace, &[Part::Bpf, Part::Lab, Part::Package])?;
-                build::bench_object(workspace, &tools)?;
+                setup::setup(workspace, &[Part::Bpf, Part::Lab, Part::Package])?;
                 tests.env("WGRELAY_DEB", package::to_try(workspace)?);
                 tests.env("WGRELAY_BIN", build::host("wgrelay", false)?);
                 // Two at a time: most of a lab test is waiting for WireGuard's timers.

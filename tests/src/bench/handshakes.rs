@@ -23,11 +23,7 @@ use super::{
     Effort,
     stats::{Samples, Spread, interleave},
 };
-use crate::affinity::on_one;
-
-/// The fuzz targets' messages: made by other implementations than the relay's.
-#[path = "../../fuzz/src/message.rs"]
-pub mod message;
+use crate::{affinity::on_one, message};
 
 /// How many members there are.
 const MEMBERS: [usize; 4] = [100, 1_000, 10_000, 100_000];

@@ -5,7 +5,6 @@ mod coming_back;
 mod doctor;
 mod failures;
 mod fleet;
-mod flood;
 mod joining;
 mod members;
 mod neighbours;

@@ -1,15 +1,10 @@
 //! Tunnels that are as large as links of 1500 bytes allow, over paths that are narrower somewhere.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use etherparse::{
-    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, PacketBuilder, icmpv4::DestUnreachableHeader,
-};
 use relay_tests::{
-    Host, Namespace, World,
+    Host, World,
+    attack::too_big::Claim,
     host::LARGE_MTU,
     internet::public,
     relay::{Outer, PORT, Relay, SessionStatus},
@@ -17,7 +12,6 @@ use relay_tests::{
     until,
     world::REGISTRATION,
 };
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 
 const NARROW: u16 = 1400;
 /// The payload of a ping that fills the tunnel.
@@ -138,45 +132,6 @@ fn userspace_fragments_what_may_be_fragmented() {
     assert!(status.packets("to_fragment") >= 20, "{status:?}");
     assert!(status.userspace.data_packets >= 40, "{status:?}");
     assert_eq!((status.packets("too_big"), status.userspace.too_big_sent), (0, 0), "{status:?}");
-}
-
-/// What a router would say of a packet of the relay's: MTU, and the packet's source, destination and receiver index.
-struct Claim {
-    mtu: u16,
-    from: SocketAddr,
-    to: SocketAddr,
-    index: u32,
-}
-
-impl Claim {
-    /// Sends it to the relay.
-    fn send(&self, from: &Namespace) {
-        let Self { mtu, from: source, to, index } = self;
-        let mut message = vec![0; 1300];
-        message[0] = 4;
-        message[4..8].copy_from_slice(&index.to_le_bytes());
-        let builder = match (source.ip(), to.ip()) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => PacketBuilder::ipv4(s.octets(), d.octets(), 60),
-            (IpAddr::V6(s), IpAddr::V6(d)) => PacketBuilder::ipv6(s.octets(), d.octets(), 60),
-            _ => unreachable!("one packet has one family"),
-        };
-        let mut quoted = Vec::new();
-        builder.udp(source.port(), to.port()).write(&mut quoted, &message).expect("write to a vector");
-        quoted.truncate(100);
-        let (family, protocol, header) = if source.is_ipv4() {
-            let kind = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: *mtu };
-            let header = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), &quoted);
-            (AddressFamily::INET, ipproto::ICMP, header.to_bytes().to_vec())
-        } else {
-            // The kernel computes the checksum.
-            let header = Icmpv6Header::new(Icmpv6Type::PacketTooBig { mtu: (*mtu).into() });
-            (AddressFamily::INET6, ipproto::ICMPV6, header.to_bytes().to_vec())
-        };
-        let socket =
-            from.enter(|| socket(family, SocketType::RAW, Some(protocol))).expect("open a raw socket");
-        let packet = [header, quoted].concat();
-        sendto(&socket, &packet, SendFlags::empty(), &SocketAddr::new(source.ip(), 0)).expect("send ICMP");
-    }
 }
 
 #[test]

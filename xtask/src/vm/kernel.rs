@@ -37,6 +37,9 @@ impl Kernel {
     fn of_package(name: &str) -> Option<Self> {
         let release = name.strip_prefix("linux-image-")?;
         let numbers = release.strip_suffix("-amd64")?;
+        if numbers.ends_with("-rt") {
+            return None;
+        }
         let (numbers, cloud) = numbers.strip_suffix("-cloud").map_or((numbers, false), |rest| (rest, true));
         let numbers = numbers.split_once('+').map_or(numbers, |(numbers, _)| numbers);
         let version: Vec<u32> = numbers.split(['.', '-']).map(str::parse).collect::<Result<_, _>>().ok()?;
@@ -54,6 +57,16 @@ pub fn newest(packages: &str) -> Vec<Kernel> {
         *best = kernel.max(best.clone());
     }
     newest.into_values().collect()
+}
+
+/// Series that are maintained for years (kernel.org, "longterm").
+const LONG_TERM: [(u32, u32); 6] = [(5, 10), (5, 15), (6, 1), (6, 6), (6, 12), (6, 18)];
+
+/// Those that people run, and the newest: emulation takes minutes for each.
+pub fn lasting(mut kernels: Vec<Kernel>) -> Vec<Kernel> {
+    let newest = kernels.iter().map(|kernel| kernel.series).max();
+    kernels.retain(|kernel| Some(kernel.series) == newest || LONG_TERM.contains(&kernel.series));
+    kernels
 }
 
 /// Releases of Debian, and what is prepared for the next: each has kernels that the others have not.
@@ -177,7 +190,7 @@ mod tests {
     const PACKAGES: &str = "linux-image-6.1.0-9-cloud-amd64\nlinux-image-6.1.0-50-cloud-amd64\n\
         linux-image-6.1.0-50-amd64\nlinux-image-6.1.0-50-rt-amd64\nlinux-image-6.1.0-50-amd64-dbg\n\
         linux-image-amd64\nlinux-image-6.12-cloud-amd64\nlinux-image-cloud-amd64\n\
-        linux-image-6.12.9+deb12-amd64\nlinux-image-6.12.117+deb12-amd64\nlinux-image-6.12.117+deb12-amd64-unsigned\n";
+        linux-image-6.12.9+deb12-amd64\nlinux-image-6.12.118+deb12-rt-amd64\nlinux-image-6.12.117+deb12-amd64\nlinux-image-6.12.117+deb12-amd64-unsigned\n";
 
     #[test]
     fn the_newest_of_each_series_and_variant_is_offered() {
@@ -189,5 +202,13 @@ mod tests {
             ("6.12", "6.12.117+deb12-amd64"),
         ];
         assert_eq!(names, expected.map(|(name, release)| (name.to_owned(), release)));
+    }
+
+    #[test]
+    fn long_term_series_and_the_newest_are_worth_the_time() {
+        let all = ["5.10", "6.1", "6.9", "6.12", "6.19", "7.0"]
+            .map(|series| format!("linux-image-{series}.1-1-amd64\n"));
+        let names: Vec<_> = lasting(newest(&all.concat())).iter().map(Kernel::to_string).collect();
+        assert_eq!(names, ["5.10", "6.1", "6.12", "7.0"]);
     }
 }

@@ -41,8 +41,8 @@ pub struct Arguments {
     /// Only this kernel, as the table calls it (6.1-cloud, 6.1, …); may be given several times
     #[arg(long, value_name = "NAME")]
     kernel: Vec<String>,
-    /// The newest kernel of every series, and on the oldest and the newest of them (or those named) all steps: three
-    /// implementations of WireGuard, a renewal in real time, roaming, drivers. Needs root
+    /// The newest kernel of every long-term series and of the newest one; on the oldest and the newest (or those named) all
+    /// steps: three implementations of WireGuard, a renewal in real time, roaming, drivers. Needs root
     #[arg(long)]
     full: bool,
     /// Only this step, as the table calls it; may be given several times
@@ -110,7 +110,7 @@ fn choose(directory: &Path, arguments: &Arguments) -> Result<(Apt, Vec<Kernel>)>
     }
     let apt = Apt::of_all_suites(directory)?;
     let offered = apt.kernels();
-    let kernels = if names.is_empty() { offered } else { named(names, &offered)? };
+    let kernels = if names.is_empty() { kernel::lasting(offered) } else { named(names, &offered)? };
     Ok((apt, kernels))
 }
 

@@ -40,7 +40,8 @@ pub fn sender(device: &str) -> Result<Socket> {
     Ok(socket)
 }
 
-fn bind(socket: &Socket, device: &str, ethertype: u16) -> Result<()> {
+/// Binds a packet socket to a device, for frames with this Ethernet type.
+pub(crate) fn bind(socket: &Socket, device: &str, ethertype: u16) -> Result<()> {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: a link-layer address fits into the storage of any address, and zeroes are a valid one.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
@@ -52,7 +53,8 @@ fn bind(socket: &Socket, device: &str, ethertype: u16) -> Result<()> {
     socket.bind(&unsafe { SockAddr::new(storage, length) })
 }
 
-fn set<T>(socket: &Socket, level: i32, option: i32, value: &T) -> Result<()> {
+/// Sets an option.
+pub(crate) fn set<T>(socket: &Socket, level: i32, option: i32, value: &T) -> Result<()> {
     let (pointer, length) = (std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t);
     // SAFETY: the kernel reads that many bytes of the value.
     match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, pointer, length) } {
