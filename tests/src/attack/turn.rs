@@ -39,14 +39,14 @@ pub fn stolen_channel() -> Result<String> {
         Macs { source: outsider.mac_octets("eth0"), destination: world.relay.namespace.mac_octets("eth0") };
     let data = [&NUMBER.to_be_bytes()[..], &(MARK.len() as u16).to_be_bytes(), &MARK].concat();
     let own = SocketAddr::new(public(OUTSIDER).0.into(), inside.port());
-    let other_port = |endpoint: SocketAddr| SocketAddr::new(endpoint.ip(), endpoint.port() ^ 1);
+    let other_port = SocketAddr::new(inside.ip(), inside.port() ^ 1);
     let before = world.relay.status().packets("no_channel");
     for _ in 0..EACH {
-        // As the client, and as the peer.
-        for source in [own, other_port(inside)] {
+        // As the client, and as the peer. (At another port of its address the peer is permitted: RFC 8656, section 9.)
+        for source in [own, other_port] {
             tap.send(&frame(macs, source, server(), 64, &data));
         }
-        for source in [own, other_port(peer)] {
+        for source in [own, SocketAddr::new(own.ip(), peer.port())] {
             tap.send(&frame(macs, source, client.relayed, 64, &MARK));
         }
     }

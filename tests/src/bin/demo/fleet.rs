@@ -30,7 +30,7 @@ pub(crate) struct Outcome {
     after: Vec<Pair>,
     /// Relayed data packets that XDP forwarded, at all relays.
     data_packets_xdp: u64,
-    /// Those that it did not.
+    /// Those that it did not, but for those to the lost relay.
     data_packets_slow: u64,
     /// From the pulled cable to the first reply by the other relay.
     failover_seconds: f64,
@@ -80,13 +80,14 @@ pub(crate) fn show() -> (Outcome, String) {
     let moving = Pinging::start(&hosts[2].host, &hosts[0].host, Duration::from_millis(10));
     moving.more(20, PATIENCE);
     others.more(20, PATIENCE);
-    let forwarded = r1.status();
+    let [forwarded, other] = [r1, r2].map(Relay::status);
     fleet.internet.set_cable(&r1.namespace, false);
     let (pulled, newest) = (wait::now(), moving.newest());
     // What was under way when the cable was pulled may still come.
     let failover_seconds = until("replies by the other relay", PATIENCE, || {
         (moving.newest() > newest + 50).then(|| since(pulled))
     });
+    let back = r2.status();
     progress(&format!("replies again after {failover_seconds:.1} s, by {}", r2.name()));
     others.more(20, PATIENCE);
     let lost_by_others = others.lost().len();
@@ -102,8 +103,10 @@ pub(crate) fn show() -> (Outcome, String) {
     });
     let hosts: Vec<HostOutcome> = hosts.collect();
     let silent = |pairs: &[Pair]| pairs.iter().any(|pair| pair.ping_loss > 0.0);
-    let (fast, slow) =
-        (forwarded.forwarded() + last.forwarded(), forwarded.not_forwarded() + last.not_forwarded());
+    let fast = forwarded.forwarded() + last.forwarded();
+    // What the other relay had for the one that was gone had nowhere to go.
+    let meanwhile = back.not_forwarded() - other.not_forwarded();
+    let slow = forwarded.not_forwarded() + last.not_forwarded() - meanwhile;
     let moved = hosts.iter().all(|host| host.relay_after == r2.name());
     let outcome = Outcome {
         ok: moved && !silent(&before) && !silent(&after) && lost_by_others == 0 && slow * 100 <= fast,
