@@ -32,6 +32,17 @@ struct Header {
     len_be: [u8; 2],
 }
 
+impl Header {
+    /// How many bytes a message with this header has behind its data; more than it may, if it is shorter than it says.
+    #[inline(always)]
+    fn padding(self, message_len: usize) -> usize {
+        message_len.wrapping_sub(size_of::<Self>() + usize::from(u16::from_be_bytes(self.len_be)))
+    }
+}
+
+/// Over UDP there need be no padding, but there may be (RFC 8656, section 12.5).
+const PADDING_MAX: usize = 3;
+
 /// A UDP packet, as far as it is read.
 #[derive(FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
@@ -59,12 +70,17 @@ where
     if !from_client && (port < first || port > last) {
         return elsewhere;
     }
-    let number = match frame.prefix::<HeadedFrame<TAGS, I, Header>>() {
-        Some(HeadedFrame { rest, .. }) if from_client => u16::from_be_bytes(rest.number_be),
-        _ => 0,
-    };
     let checksummed = I::CHECKSUM_OPTIONAL || udp.checksum_ne != [0; 2];
     let udp_len = usize::from(u16::from_be_bytes(udp.len_be));
+    // What does not fit its header has none, nor has what stands behind a packet that is too short for one.
+    let number = match frame.prefix::<HeadedFrame<TAGS, I, Header>>() {
+        Some(HeadedFrame { rest, .. })
+            if from_client && rest.padding(udp_len.wrapping_sub(size_of::<Udp>())) <= PADDING_MAX =>
+        {
+            u16::from_be_bytes(rest.number_be)
+        }
+        _ => 0,
+    };
     let whole = udp_len >= size_of::<Udp>()
         && size_of::<I>() + udp_len == ip.packet_len()
         && size_of_val(headers) - size_of::<Udp>() + udp_len <= frame.len();
@@ -203,19 +219,16 @@ struct Data {
     delta: u16,
 }
 
-/// What a client has sent; `None` if the header does not fit the packet. Over UDP there need be no padding, but there may be.
+/// What a client has sent.
 #[inline(always)]
 fn of_client(ctx: &XdpContext, udp_at: usize, udp: &Udp) -> Option<Data> {
     let message_len = usize::from(u16::from_be_bytes(udp.len_be)).wrapping_sub(size_of::<Udp>());
     let message_at = udp_at + size_of::<Udp>();
     let header: Header = load(ctx, message_at)?;
     let len = usize::from(u16::from_be_bytes(header.len_be));
-    let padding = message_len.wrapping_sub(size_of::<Header>() + len);
+    let padding = header.padding(message_len);
     let mut delta =
         checksum::add(checksum::replace(header.number_be, [0; 2]), checksum::replace(header.len_be, [0; 2]));
-    if padding > 3 {
-        return None;
-    }
     if padding > 0 {
         // The last four bytes, the first of which may still be data or header.
         let last: [u8; 4] = load(ctx, message_at + message_len - 4)?;

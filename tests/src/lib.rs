@@ -20,6 +20,7 @@ pub mod affinity;
 pub mod attack;
 pub mod bench;
 pub mod cards;
+pub mod channels;
 pub mod cleanup;
 pub mod command;
 pub mod fleet;

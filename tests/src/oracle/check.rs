@@ -1,6 +1,6 @@
 //! Holding what the program did against what it had to do.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use anyhow::{Context as _, Result};
 use relay_ebpf::{
@@ -14,7 +14,7 @@ use super::{
     kernel::Kernel,
     model::{Judgement, Raised, judge},
     pace::{Demand, Pace, now},
-    tables::{INGRESS, Tables},
+    tables::{Direction, INGRESS, Tables},
 };
 
 /// What was otherwise than it had to be.
@@ -84,13 +84,13 @@ pub fn alone(kernel: &mut Kernel, tables: &Tables, case: &Case) -> Result<Option
 /// Counters of a batch as they have to be in the end.
 pub struct Sums {
     counters: Vec<Counter>,
-    sessions: std::collections::BTreeMap<u32, Counter>,
+    carried: BTreeMap<Direction, Counter>,
 }
 
 impl Sums {
     /// As they stand, when tables have just been installed.
     pub fn new(kernel: &Kernel) -> Result<Self> {
-        Ok(Self { counters: kernel.counters()?, sessions: Default::default() })
+        Ok(Self { counters: kernel.counters()?, carried: BTreeMap::new() })
     }
 
     /// Counts a frame.
@@ -101,8 +101,8 @@ impl Sums {
         };
         let index = counter_index(judged.reason, judged.family) as usize;
         count(&mut self.counters[index], case.frame.len() as u64);
-        if let Some((index, bytes)) = judged.session {
-            count(self.sessions.entry(index).or_default(), bytes);
+        if let Some((direction, bytes)) = judged.carried {
+            count(self.carried.entry(direction).or_default(), bytes);
         }
     }
 
@@ -124,11 +124,16 @@ impl Sums {
                 }
             }
         }
-        for (index, got) in kernel.sessions()? {
-            let wanted = self.sessions.get(&index).copied().unwrap_or_default();
+        for (direction, got) in kernel.carried()? {
+            let wanted = self.carried.get(&direction).copied().unwrap_or_default();
             if got != wanted {
-                let session = &tables.sessions[&index];
-                let _ = writeln!(text, "session {index:#x} {session:?}: {got:?}, not {wanted:?}");
+                let _ = match direction {
+                    Direction::Session(index) => {
+                        write!(text, "session {index:#x} {:?}", tables.sessions[&index])
+                    }
+                    of_channel => write!(text, "{of_channel:?}"),
+                };
+                let _ = writeln!(text, ": {got:?}, not {wanted:?}");
             }
         }
         Ok(text)

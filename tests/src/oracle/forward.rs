@@ -10,47 +10,54 @@ use etherparse::{
     Ipv6HeaderSlice, UdpHeader, checksum::Sum16BitWords,
 };
 
-use super::{model::Datagram, tables::NextHop};
+use super::{
+    model::{Datagram, UDP_HEADER},
+    tables::NextHop,
+};
 
-/// The frame that leaves by `hop`, from the relay's endpoint `from` to `to`.
-pub fn frame(datagram: &Datagram, hop: &NextHop, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(datagram.payload.len() + datagram.trailer.len() + 80);
+/// The frame that leaves by `hop` with this payload, from the relay's endpoint `from` to `to`; nothing stands behind the
+/// packet.
+pub fn frame(
+    datagram: &Datagram,
+    hop: &NextHop,
+    from: SocketAddr,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(payload.len() + datagram.trailer.len() + 80);
+    let length = u16::try_from(UDP_HEADER + payload.len()).expect("it fits the next hop's MTU");
     frame.extend(hop.destination_mac);
     frame.extend(hop.source_mac);
     for tag in hop.tags.iter().take(hop.tag_count.into()) {
         frame.extend(tag);
     }
     frame.extend(if to.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
-    ip_header(&mut frame, datagram, from.ip(), to.ip());
+    ip_header(&mut frame, datagram, from.ip(), to.ip(), length);
     let before = (datagram.source.ip(), datagram.destination);
-    let mut udp = UdpHeader {
-        source_port: from.port(),
-        destination_port: to.port(),
-        length: datagram.udp.length,
-        checksum: 0,
-    };
+    let mut udp = UdpHeader { source_port: from.port(), destination_port: to.port(), length, checksum: 0 };
     // Zero is no checksum; a zero that was computed is sent as its other form (RFC 768).
     if datagram.udp.checksum != 0 {
         let right_before = udp_checksum(&datagram.udp, before, datagram.payload);
-        let right_after = udp_checksum(&udp, (from.ip(), to.ip()), datagram.payload);
+        let right_after = udp_checksum(&udp, (from.ip(), to.ip()), payload);
         udp.checksum = match as_wrong(datagram.udp.checksum, right_before, right_after) {
             0 => 0xffff,
             checksum => checksum,
         };
     }
     frame.extend(udp.to_bytes());
-    frame.extend(datagram.payload);
-    frame.extend(datagram.trailer);
+    frame.extend(payload);
     frame
 }
 
-fn ip_header(frame: &mut Vec<u8>, datagram: &Datagram, from: IpAddr, to: IpAddr) {
+/// The header of a packet that carries so many bytes of UDP.
+fn ip_header(frame: &mut Vec<u8>, datagram: &Datagram, from: IpAddr, to: IpAddr, length: u16) {
     let ttl = datagram.ttl - 1;
     match (datagram.destination, from, to) {
         (IpAddr::V4(_), IpAddr::V4(from), IpAddr::V4(to)) => {
             let mut header: [u8; 20] = datagram.ip.try_into().expect("an IPv4 header without options");
             let (found, right_before) =
                 (u16::from_be_bytes([header[10], header[11]]), ipv4_checksum(&header));
+            header[2..4].copy_from_slice(&(20 + length).to_be_bytes());
             header[8] = ttl;
             header[12..16].copy_from_slice(&from.octets());
             header[16..20].copy_from_slice(&to.octets());
@@ -60,6 +67,7 @@ fn ip_header(frame: &mut Vec<u8>, datagram: &Datagram, from: IpAddr, to: IpAddr)
         }
         (IpAddr::V6(_), IpAddr::V6(from), IpAddr::V6(to)) => {
             let mut header: [u8; 40] = datagram.ip.try_into().expect("an IPv6 header");
+            header[4..6].copy_from_slice(&length.to_be_bytes());
             header[7] = ttl;
             header[8..24].copy_from_slice(&from.octets());
             header[24..40].copy_from_slice(&to.octets());
@@ -69,7 +77,7 @@ fn ip_header(frame: &mut Vec<u8>, datagram: &Datagram, from: IpAddr, to: IpAddr)
             Ipv6Header {
                 traffic_class: datagram.ip[1],
                 flow_label: Ipv6FlowLabel::ZERO,
-                payload_length: datagram.udp.length,
+                payload_length: length,
                 next_header: IpNumber::UDP,
                 hop_limit: ttl,
                 source: from.octets(),
@@ -82,7 +90,7 @@ fn ip_header(frame: &mut Vec<u8>, datagram: &Datagram, from: IpAddr, to: IpAddr)
             let mut header = Ipv4Header {
                 dscp: IpDscp::try_new(old.traffic_class() >> 2).expect("six bits"),
                 ecn: IpEcn::try_new(old.traffic_class() & 3).expect("two bits"),
-                total_len: 20 + datagram.udp.length,
+                total_len: 20 + length,
                 identification: 0,
                 dont_fragment: true,
                 more_fragments: false,
@@ -97,7 +105,7 @@ fn ip_header(frame: &mut Vec<u8>, datagram: &Datagram, from: IpAddr, to: IpAddr)
             header.header_checksum = header.calc_header_checksum();
             frame.extend(header.to_bytes());
         }
-        _ => unreachable!("the relay's address is of the family of the session's destination"),
+        _ => unreachable!("the relay's address is of the family of the destination"),
     }
 }
 

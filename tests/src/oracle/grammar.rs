@@ -1,6 +1,9 @@
 //! Frames: whole ones made from a grammar, nearly right in every way that the rules tell apart, and mutations of them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use etherparse::UdpHeader;
 use fastrand::Rng;
@@ -8,7 +11,7 @@ use fastrand::Rng;
 use super::{
     forward::udp_checksum,
     kernel::Room,
-    tables::{PORT, Tables},
+    tables::{Channel, PORT, RELAYED, TURN_PORT, Tables},
 };
 
 /// A frame as it comes in.
@@ -84,13 +87,51 @@ struct Datagram {
     destination: SocketAddr,
     payload: Vec<u8>,
     /// As what it leaves if it is forwarded.
-    leaves: Option<(SocketAddr, SocketAddr)>,
+    leaves: Option<Leaves>,
+}
+
+#[derive(Clone, Copy)]
+struct Leaves {
+    from: SocketAddr,
+    to: SocketAddr,
+    header: Header,
+}
+
+/// What becomes of a channel's header.
+#[derive(Clone, Copy)]
+enum Header {
+    None,
+    Goes,
+    Comes { number: u16 },
+}
+
+impl Header {
+    /// The payload with which a datagram leaves.
+    fn leaving(self, payload: &[u8]) -> Cow<'_, [u8]> {
+        match self {
+            Self::None => Cow::Borrowed(payload),
+            Self::Goes => match payload {
+                [_, _, a, b, data @ ..] => {
+                    let length = usize::from(u16::from_be_bytes([*a, *b]));
+                    Cow::Borrowed(&data[..length.min(data.len())])
+                }
+                _ => Cow::Borrowed(&[]),
+            },
+            Self::Comes { number } => Cow::Owned(with_header(number, payload.len() as u16, payload)),
+        }
+    }
+}
+
+/// A ChannelData message (RFC 8656, section 12.4).
+fn with_header(number: u16, length: u16, data: &[u8]) -> Vec<u8> {
+    [&number.to_be_bytes()[..], &length.to_be_bytes(), data].concat()
 }
 
 impl Datagram {
     fn new(rng: &mut Rng, tables: &Tables) -> Self {
         let mut this = match rng.u32(..100) {
-            ..62 => Self::data(rng, tables),
+            ..38 => Self::data(rng, tables),
+            38..62 => Self::of_channel(rng, tables),
             62..68 => Self::answer(rng, tables, 2, 92, 8),
             68..78 => Self::answer(rng, tables, 3, 64, 4),
             kind => {
@@ -146,11 +187,60 @@ impl Datagram {
         };
         let mut this = Self::message(rng, 4, len, Some((4, index)));
         let to = tables.local(session.local_in).unwrap_or_else(|| local(rng, tables));
-        this.leaves = tables
-            .local(session.local_out)
-            .filter(|local| local.is_ipv4() == session.destination.is_ipv4())
-            .map(|local| (SocketAddr::new(local, PORT), session.destination));
+        this.leaves = leaves(tables, session.local_out, PORT, session.destination, Header::None);
         this.sent(session.source, to)
+    }
+
+    /// What a channel carries.
+    fn of_channel(rng: &mut Rng, tables: &Tables) -> Self {
+        match rng.choice(&tables.channels) {
+            Some(channel) if rng.bool() => Self::of_client(rng, tables, channel),
+            Some(channel) => Self::of_peer(rng, tables, channel),
+            None => Self::data(rng, tables),
+        }
+    }
+
+    /// What its client sends: sometimes under a number that is not its own, or longer or shorter than it says.
+    fn of_client(rng: &mut Rng, tables: &Tables, channel: &Channel) -> Self {
+        let data = content(rng, tables, channel.to_peer, channel.peer, 0);
+        let number = match rng.u32(..40) {
+            0 => rng.choice(&tables.channels).map_or(0, |other| other.number),
+            1 => one_of(rng, &[0, channel.number.swap_bytes(), channel.number ^ 0x8000, 0x3fff, 0x5000]),
+            _ => channel.number,
+        };
+        let length = match rng.u32(..40) {
+            0 => data.len().wrapping_sub(rng.usize(1..9)),
+            1 => data.len() + rng.usize(1..9),
+            _ => data.len(),
+        };
+        let mut payload = with_header(number, length as u16, &data);
+        let padding = match rng.u32(..40) {
+            ..20 => 0,
+            20..28 => payload.len().next_multiple_of(4) - payload.len(),
+            28..38 => rng.usize(1..4),
+            _ => rng.usize(4..9),
+        };
+        payload.extend((0..padding).map(|_| rng.u8(..)));
+        let local = tables.local(channel.server).unwrap_or_else(|| local(rng, tables));
+        Self {
+            source: channel.client,
+            destination: SocketAddr::new(local, TURN_PORT),
+            payload,
+            leaves: leaves(tables, channel.relayed, channel.relayed_port, channel.peer, Header::Goes),
+        }
+    }
+
+    /// What its peer sends.
+    fn of_peer(rng: &mut Rng, tables: &Tables, channel: &Channel) -> Self {
+        let payload = content(rng, tables, channel.to_client, channel.client, 4);
+        let local = tables.local(channel.relayed).unwrap_or_else(|| local(rng, tables));
+        let header = Header::Comes { number: channel.number };
+        Self {
+            source: channel.peer,
+            destination: SocketAddr::new(local, channel.relayed_port),
+            payload,
+            leaves: leaves(tables, channel.server, TURN_PORT, channel.client, header),
+        }
     }
 
     /// A response or a cookie reply within a handshake or a session.
@@ -190,7 +280,10 @@ impl Datagram {
             self.destination.set_ip(nearly(rng, self.destination.ip()));
         }
         if chance(rng, 20) {
-            self.destination.set_port(one_of(rng, &[PORT.swap_bytes(), PORT + 1, 0]));
+            let (port, first, last) = (self.destination.port(), *RELAYED.start(), *RELAYED.end());
+            let near = [port.swap_bytes(), port.wrapping_add(1), port.wrapping_sub(1), 0];
+            let others = [PORT, TURN_PORT, first - 1, first, last, last + 1];
+            self.destination.set_port(if rng.bool() { one_of(rng, &near) } else { one_of(rng, &others) });
         }
         if chance(rng, 40) && self.payload.len() >= 12 {
             let at = one_of(rng, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 11]);
@@ -221,22 +314,13 @@ impl Datagram {
     fn aim_at_zero(&mut self, rng: &mut Rng) {
         let Some(word) = self.payload.get_mut(20..22) else { return };
         word.fill(0);
-        let (from, to) = match self.leaves {
-            Some(leaves) if rng.bool() => leaves,
-            _ => (self.source, self.destination),
+        let checksum = match self.leaves {
+            Some(Leaves { from, to, header }) if rng.bool() => {
+                checksum(from, to, &header.leaving(&self.payload))
+            }
+            _ => checksum(self.source, self.destination, &self.payload),
         };
-        let checksum = self.checksum(from, to);
         self.payload[20..22].copy_from_slice(&checksum.to_be_bytes());
-    }
-
-    fn checksum(&self, from: SocketAddr, to: SocketAddr) -> u16 {
-        let udp = UdpHeader {
-            source_port: from.port(),
-            destination_port: to.port(),
-            length: 8 + self.payload.len() as u16,
-            checksum: 0,
-        };
-        udp_checksum(&udp, (from.ip(), to.ip()), &self.payload)
     }
 
     fn frame(mut self, rng: &mut Rng) -> Vec<u8> {
@@ -267,6 +351,8 @@ impl Datagram {
                     0,
                     7,
                     8,
+                    11,
+                    12,
                     39,
                     40,
                     length.wrapping_sub(1),
@@ -278,7 +364,7 @@ impl Datagram {
         }
         udp.extend(length.to_be_bytes());
         let checksum = match rng.u32(..100) {
-            ..70 => self.checksum(self.source, self.destination),
+            ..70 => checksum(self.source, self.destination, &self.payload),
             70..83 => 0,
             83..90 => one_of(rng, &[1, 0xffff, 0xfffe, 0x8000]),
             _ => rng.u16(..),
@@ -304,6 +390,34 @@ impl Datagram {
         }
         frame
     }
+}
+
+/// Data for a channel, of which so many bytes of header leave; often about as much as its next hop takes.
+fn content(rng: &mut Rng, tables: &Tables, next_hop: u16, to: SocketAddr, header: usize) -> Vec<u8> {
+    let mtu = tables.next_hops.get(&next_hop).map_or(0, |hop| usize::from(hop.mtu));
+    let headers = header + if to.is_ipv4() { 28 } else { 48 };
+    let len = match rng.u32(..100) {
+        ..12 if mtu > headers && mtu < LONGEST => mtu - headers - 1 + rng.usize(..3),
+        ..14 => rng.usize(1200..1500),
+        14..40 => one_of(rng, &[0, 1, 2, 3, 4, 5, 31, 32, 33]),
+        _ => rng.usize(..160),
+    };
+    let mut data = vec![0; len];
+    rng.fill(&mut data);
+    data
+}
+
+/// The checksum that a datagram should have.
+fn checksum(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> u16 {
+    let (source_port, destination_port) = (from.port(), to.port());
+    let udp = UdpHeader { source_port, destination_port, length: 8 + payload.len() as u16, checksum: 0 };
+    udp_checksum(&udp, (from.ip(), to.ip()), payload)
+}
+
+/// How something leaves from the relay address under this key, if it can.
+fn leaves(tables: &Tables, local: u8, port: u16, to: SocketAddr, header: Header) -> Option<Leaves> {
+    let local = tables.local(local).filter(|local| local.is_ipv4() == to.is_ipv4())?;
+    Some(Leaves { from: SocketAddr::new(local, port), to, header })
 }
 
 fn ttl(rng: &mut Rng) -> u8 {
@@ -396,10 +510,12 @@ fn ipv6(rng: &mut Rng, frame: &mut Vec<u8>, [from, to]: [[u8; 16]; 2], len: usiz
 
 /// Some source that the tables know, or none does.
 fn source(rng: &mut Rng, tables: &Tables) -> SocketAddr {
-    let known = match rng.u32(..4) {
+    let known = match rng.u32(..6) {
         0 => rng.choice(&tables.endpoints).copied(),
         1 => rng.choice(tables.pending.values()).copied(),
         2 => rng.choice(tables.sessions.values()).map(|session| session.source),
+        3 => rng.choice(&tables.channels).map(|channel| channel.client),
+        4 => rng.choice(&tables.channels).map(|channel| channel.peer),
         _ => None,
     };
     let unknown = |rng: &mut Rng| SocketAddr::new(IpAddr::V4([203, 0, 113, rng.u8(..)].into()), rng.u16(1..));

@@ -20,18 +20,19 @@ use relay_ebpf::{
     reason::{COUNTERS_LEN, Family, Reason, counter_index},
     tables::{
         self, Address, Buckets, Budgets, Costs, Counter, Endpoint, HINTS_LEN, Known, LOCALS_MAX, Locals,
-        NextHop, Rate, RateBuckets, Session, Source,
+        NextHop, Rate, RateBuckets, Session, Source, UNTIL_SHIFT,
     },
 };
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::{
     pace::now,
-    tables::{Budget, Class, INGRESS, Listed, PORT, Prefix, Tables},
+    tables::{Budget, Class, Direction, INGRESS, Listed, PORT, Prefix, RELAYED, TURN_PORT, Tables},
 };
 use crate::{
     affinity::{last, pin},
-    sessions::{Sessions, constants},
+    channels::Channels,
+    sessions::{Sessions, constants_with_turn},
     xdp_pass,
 };
 
@@ -52,6 +53,7 @@ const OUTPUT: usize = 8192;
 pub struct Kernel {
     ebpf: Ebpf,
     sessions: Sessions,
+    channels: Channels,
     events: RingBuf<MapData>,
     program: RawFd,
     counters: RawFd,
@@ -68,6 +70,14 @@ pub struct Kernel {
 /// A bucket that stays full enough, or one that stays empty for some seconds, longer than any batch takes.
 fn bucket(used_up: bool) -> Bucket {
     Bucket { full_at_ns: if used_up { now() + LONGEST_NS - 1_000_000_000 } else { 0 } }
+}
+
+/// When a channel ends, as the program has it: in this moment, or later than any test.
+fn until(expired: bool) -> u32 {
+    // The very clock that the program reads. It does not go back, so what ends now is over for all frames to come.
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let now = (time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> UNTIL_SHIFT;
+    now as u32 + if expired { 0 } else { 600 }
 }
 
 impl Prefix {
@@ -93,8 +103,8 @@ pub struct Room {
 
 impl Room {
     /// The most that metadata may leave of the headroom for a frame that shall not find enough to grow: the longer header of
-    /// IPv6 and two VLAN tags.
-    const GROWTH: usize = 20 + 2 * 4;
+    /// IPv6, two VLAN tags and a channel's header.
+    const GROWTH: usize = 20 + 2 * 4 + 4;
 
     /// Whether a frame can have so much metadata that it may not grow any more.
     pub fn can_be_too_little(self) -> bool {
@@ -137,7 +147,7 @@ impl Kernel {
     /// with), and ties this thread to a CPU, since the program limits events by CPU.
     pub fn load(object: &[u8]) -> Result<Self> {
         pin(last()?)?;
-        let config = constants(PORT, DIRECTIONS);
+        let config = constants_with_turn(PORT, DIRECTIONS, TURN_PORT, RELAYED);
         let mut loader = EbpfLoader::new();
         loader.override_global(tables::CONFIG, &config, true).map_max_entries(tables::EVENTS, EVENTS_BYTES);
         loader.map_max_entries(tables::SESSIONS, tables::slots(DIRECTIONS));
@@ -152,11 +162,13 @@ impl Kernel {
         let (counters, hints) = (per_cpu(&ebpf, tables::COUNTERS)?, per_cpu(&ebpf, tables::HINTS)?);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
         let sessions = Sessions::take(&mut ebpf, DIRECTIONS);
+        let channels = Channels::take(&mut ebpf);
         let (input, output) = (Vec::new(), vec![0; OUTPUT]);
         let filled = Tables::default();
         let mut this = Self {
             ebpf,
             sessions,
+            channels,
             events,
             program,
             counters,
@@ -192,6 +204,16 @@ impl Kernel {
         before.sessions.keys().try_for_each(|index| self.sessions.remove(*index))?;
         for (index, session) in &tables.sessions {
             self.sessions.insert(&tables.session_entry(*index, session))?;
+        }
+        for channel in &before.channels {
+            let [of_client, of_peer] = before.channel_entries(channel, 0);
+            self.channels.remove(of_client.key)?;
+            self.channels.remove(of_peer.key)?;
+        }
+        for channel in &tables.channels {
+            let [of_client, of_peer] = tables.channel_entries(channel, until(channel.expired));
+            self.channels.insert(&of_client)?;
+            self.channels.insert(&of_peer)?;
         }
         let mut pending: HashMap<_, u32, Endpoint> = self.map(tables::PENDING)?.try_into()?;
         before.pending.keys().try_for_each(|index| pending.remove(index))?;
@@ -405,14 +427,23 @@ impl Kernel {
             .collect()
     }
 
-    /// Packets and bytes of every session.
-    pub fn sessions(&mut self) -> Result<Vec<(u32, Counter)>> {
-        let read = |&index: &u32| {
+    /// Packets and bytes of every session and of every channel.
+    pub fn carried(&self) -> Result<Vec<(Direction, Counter)>> {
+        let mut carried = Vec::new();
+        for &index in self.filled.sessions.keys() {
             let session = self.sessions.get(index)?.with_context(|| format!("session {index:#x} is gone"))?;
             let Session { packets, bytes, .. } = session;
-            Ok((index, Counter { packets: packets.into(), bytes }))
-        };
-        self.filled.sessions.keys().map(read).collect()
+            carried.push((Direction::Session(index), Counter { packets: packets.into(), bytes }));
+        }
+        for channel in &self.filled.channels {
+            let directions = [Direction::ToPeer(*channel), Direction::ToClient(*channel)];
+            for (direction, entry) in directions.into_iter().zip(self.filled.channel_entries(channel, 0)) {
+                let entry =
+                    self.channels.get(entry.key)?.with_context(|| format!("{direction:?} is gone"))?;
+                carried.push((direction, Counter { packets: entry.packets, bytes: entry.bytes }));
+            }
+        }
+        Ok(carried)
     }
 
     /// Makes it so that nothing that is limited in time has gone up yet.

@@ -1,7 +1,8 @@
 //! The oracle: what the relay must do with a frame, from the rules alone.
 //!
 //! It shares no code with the XDP program. It reads headers with etherparse, follows the rules in the order in which they
-//! are written down, and makes a forwarded frame anew ([`super::forward`]) where the program patches the old one.
+//! are written down, and makes a forwarded frame anew ([`super::forward`]) where the program patches the old one. The rules
+//! of the TURN server's channels are in [`super::channels`].
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -15,8 +16,8 @@ use relay_ebpf::{
 };
 
 use super::{
-    forward,
-    tables::{Budget, Class, INGRESS, Listed, NextHop, PORT, Prefix, Session, Tables},
+    channels, forward,
+    tables::{Budget, Class, Direction, INGRESS, Listed, NextHop, PORT, Prefix, Session, Tables},
 };
 
 /// What has to become of a frame.
@@ -28,10 +29,17 @@ pub struct Judgement<'a> {
     pub family: Family,
     /// The frame as it leaves; `None` if it stays as it came.
     pub frame: Option<Vec<u8>>,
-    /// The receiver index of the session that counts it, and its UDP payload in bytes.
-    pub session: Option<(u32, u64)>,
+    /// What counts it, and as how many bytes: a session its UDP payload, a channel the data.
+    pub carried: Option<(Direction, u64)>,
     /// What goes up, if the ring buffer and (all but handshakes) the rate limit allow it.
     pub event: Option<Raised<'a>>,
+}
+
+impl Judgement<'_> {
+    /// It stays as it came, and nothing goes up.
+    pub fn kept(reason: Reason, family: Family) -> Self {
+        Self { reason, family, frame: None, carried: None, event: None }
+    }
 }
 
 /// What goes up to userspace: the parts of [`relay_ebpf::event::Event`] that are defined.
@@ -51,7 +59,7 @@ pub struct Raised<'a> {
     pub message: &'a [u8],
 }
 
-/// A UDP datagram to the relay port in a frame whose lengths fit together.
+/// A UDP datagram in a frame whose lengths fit together.
 pub struct Datagram<'a> {
     /// The IP packet's headers as they came: 20 or 40 bytes.
     pub ip: &'a [u8],
@@ -59,7 +67,7 @@ pub struct Datagram<'a> {
     pub link_len: usize,
     /// Where it comes from.
     pub source: SocketAddr,
-    /// Where it was sent to, at the relay port.
+    /// Where it was sent to.
     pub destination: IpAddr,
     /// TTL or hop limit.
     pub ttl: u8,
@@ -77,6 +85,16 @@ impl Datagram<'_> {
         if self.source.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
     }
 
+    /// Whether it has no checksum where it must have one (RFC 8200, section 8.1).
+    pub fn lacks_checksum(&self) -> bool {
+        self.source.is_ipv6() && self.udp.checksum == 0
+    }
+
+    /// The frame's length.
+    pub fn frame_len(&self) -> usize {
+        self.link_len + self.ip.len() + UDP_HEADER + self.payload.len() + self.trailer.len()
+    }
+
     fn dont_fragment(&self) -> bool {
         self.source.is_ipv6() || Ipv4HeaderSlice::from_slice(self.ip).is_ok_and(|ip| ip.dont_fragment())
     }
@@ -89,17 +107,18 @@ type End = (Reason, Family);
 pub fn judge<'a>(tables: &Tables, frame: &'a [u8], headroom: usize) -> Judgement<'a> {
     let datagram = match datagram(tables, frame) {
         Ok(datagram) => datagram,
-        Err((reason, family)) => {
-            return Judgement { reason, family, frame: None, session: None, event: None };
-        }
+        Err((reason, family)) => return Judgement::kept(reason, family),
     };
+    if datagram.udp.destination_port != PORT {
+        return channels::judge(tables, &datagram, headroom);
+    }
     let shape = Shape::of(datagram.payload);
     let session = match shape {
         Some(Shape::Data(index)) => tables.sessions.get(&index).map(|session| (index, session)),
         _ => None,
     };
     match session {
-        Some((index, session)) if !lacks_checksum(&datagram) && is_of(tables, session, &datagram) => {
+        Some((index, session)) if !datagram.lacks_checksum() && is_of(tables, session, &datagram) => {
             send_on(tables, &datagram, index, session, headroom)
         }
         _ => keep(tables, &datagram, shape),
@@ -154,7 +173,8 @@ fn link(frame: &[u8]) -> Result<(EtherType, &[u8]), End> {
 }
 
 const UDP: u8 = 17;
-const UDP_HEADER: usize = 8;
+/// Length of a UDP header.
+pub const UDP_HEADER: usize = 8;
 /// Data without content.
 const KEEPALIVE: usize = 32;
 
@@ -238,18 +258,22 @@ fn udp<'a>(
     const SHORTEST: usize = 32;
     let (ip, rest) = packet.split_at(header);
     let udp = UdpHeaderSlice::from_slice(rest).map_err(|_| Reason::Malformed)?.to_header();
-    if udp.destination_port != PORT {
-        return Err(Reason::OtherDestination);
-    }
     let length = usize::from(udp.length);
-    let ours = tables.is_local(destination);
-    let of_port = ours.then_some(SocketAddr::new(source, udp.source_port));
-    if length < UDP_HEADER || header + length != total || total > packet.len() {
-        return Err(admitted_or(tables, Reason::Malformed, of_port));
-    }
-    if rest.len() - UDP_HEADER < SHORTEST {
-        let reason = if ours { Reason::NotWireguard } else { Reason::OtherDestination };
-        return Err(admitted_or(tables, reason, of_port));
+    let lengths_fit = length >= UDP_HEADER && header + length == total && total <= packet.len();
+    if udp.destination_port != PORT {
+        if !lengths_fit {
+            return Err(channels::passed(tables, destination, udp.destination_port));
+        }
+    } else {
+        let ours = tables.is_local(destination);
+        let of_port = ours.then_some(SocketAddr::new(source, udp.source_port));
+        if !lengths_fit {
+            return Err(admitted_or(tables, Reason::Malformed, of_port));
+        }
+        if rest.len() - UDP_HEADER < SHORTEST {
+            let reason = if ours { Reason::NotWireguard } else { Reason::OtherDestination };
+            return Err(admitted_or(tables, reason, of_port));
+        }
     }
     Ok(Datagram {
         ip,
@@ -325,10 +349,6 @@ fn listed(tables: &Tables, address: IpAddr) -> Listed {
     longest.map_or(Listed::Allowed, |prefix| prefix.verdict)
 }
 
-fn lacks_checksum(datagram: &Datagram) -> bool {
-    datagram.source.is_ipv6() && datagram.udp.checksum == 0
-}
-
 /// Whether the datagram comes from where the session's do, and was sent to where they are.
 fn is_of(tables: &Tables, session: &Session, datagram: &Datagram) -> bool {
     session.source == datagram.source && tables.local(session.local_in) == Some(datagram.destination)
@@ -344,8 +364,7 @@ fn keep<'a>(tables: &Tables, datagram: &Datagram<'a>, shape: Option<Shape>) -> J
         message_len: message.len(),
         message,
     };
-    let end =
-        |reason, event| Judgement { reason, family: datagram.family(), frame: None, session: None, event };
+    let end = |reason, event| Judgement { event, ..Judgement::kept(reason, datagram.family()) };
     if !tables.is_local(datagram.destination) {
         return end(Reason::OtherDestination, None);
     }
@@ -364,7 +383,7 @@ fn keep<'a>(tables: &Tables, datagram: &Datagram<'a>, shape: Option<Shape>) -> J
         false => end(not_copied, None),
     };
     let own = |reason| end(reason, (!known && room).then(|| raised(NEW_SOURCE, &[])));
-    if lacks_checksum(datagram) {
+    if datagram.lacks_checksum() {
         return end(Reason::NoUdpChecksum, None);
     }
     match shape {
@@ -403,21 +422,18 @@ fn send_on<'a>(
     headroom: usize,
 ) -> Judgement<'a> {
     let family = datagram.family();
-    let kept = |reason| Judgement { reason, family, frame: None, session: None, event: None };
+    let kept = |reason| Judgement::kept(reason, family);
     if datagram.ttl <= 1 {
         return kept(Reason::TtlExceeded);
     }
-    let hop = tables.next_hops.get(&session.next_hop);
-    let hop = hop.filter(|hop| hop.mtu != 0 && usize::from(hop.tag_count) <= hop.tags.len());
-    let (Some(hop), Some(local)) = (hop, tables.local(session.local_out)) else {
+    let Some((hop, local)) = way_out(tables, session.next_hop, session.local_out) else {
         return kept(Reason::NextHopUnresolved);
     };
     let to_ipv6 = session.destination.is_ipv6();
     if to_ipv6 && datagram.udp.checksum == 0 {
         return kept(Reason::ToChecksum);
     }
-    let header = if to_ipv6 { 40 } else { 20 };
-    if header + usize::from(datagram.udp.length) > usize::from(hop.mtu) {
+    if !takes(hop, session.destination, datagram.payload.len()) {
         if !datagram.dont_fragment() {
             return kept(Reason::ToFragment);
         }
@@ -435,27 +451,49 @@ fn send_on<'a>(
     if rate(session.sender_rate).sent || rate(session.receiver_rate).received {
         return kept(Reason::OverRateLimit);
     }
-    let reason = match hop {
-        NextHop { ifindex: INGRESS, .. } => Reason::ForwardedTx,
-        hop if tables.tx_ports.contains(&hop.ifindex) => Reason::ForwardedRedirect,
-        _ => return kept(Reason::NoTxPort),
+    let Some(reason) = egress(tables, hop, [Reason::ForwardedTx, Reason::ForwardedRedirect]) else {
+        return kept(Reason::NoTxPort);
     };
-    let frame = forward::frame(datagram, hop, SocketAddr::new(local, PORT), session.destination);
-    let headers = |frame: usize, trailer: usize| frame - datagram.payload.len() - trailer;
-    let before = datagram.link_len + datagram.ip.len() + UDP_HEADER;
-    if headers(frame.len(), datagram.trailer.len()) > before + headroom {
+    let from = SocketAddr::new(local, PORT);
+    let mut frame = forward::frame(datagram, hop, from, session.destination, datagram.payload);
+    frame.extend(datagram.trailer);
+    if frame.len() > datagram.frame_len() + headroom {
         return kept(Reason::NoHeadroom);
     }
-    let family = match (family, to_ipv6) {
+    Judgement {
+        frame: Some(frame),
+        carried: Some((Direction::Session(index), datagram.payload.len() as u64)),
+        ..Judgement::kept(reason, leaving(family, to_ipv6))
+    }
+}
+
+/// The next hop and the relay address under these keys, if they are good for anything.
+pub fn way_out(tables: &Tables, next_hop: u16, local: u8) -> Option<(&NextHop, IpAddr)> {
+    let hop = tables.next_hops.get(&next_hop)?;
+    let resolved = hop.mtu != 0 && usize::from(hop.tag_count) <= hop.tags.len();
+    resolved.then_some(hop).zip(tables.local(local))
+}
+
+/// Whether a next hop takes a datagram with so many bytes of payload whole.
+pub fn takes(hop: &NextHop, to: SocketAddr, payload_len: usize) -> bool {
+    let header = if to.is_ipv6() { 40 } else { 20 };
+    header + UDP_HEADER + payload_len <= usize::from(hop.mtu)
+}
+
+/// The first reason for what leaves by the interface that it came in by, the second for what leaves by another; `None` if
+/// it can't.
+pub fn egress(tables: &Tables, hop: &NextHop, [back, across]: [Reason; 2]) -> Option<Reason> {
+    match hop.ifindex {
+        INGRESS => Some(back),
+        ifindex => tables.tx_ports.contains(&ifindex).then_some(across),
+    }
+}
+
+/// What is counted under if it leaves.
+pub fn leaving(received: Family, to_ipv6: bool) -> Family {
+    match (received, to_ipv6) {
         (Family::Ipv4, true) => Family::Ipv4ToIpv6,
         (Family::Ipv6, false) => Family::Ipv6ToIpv4,
         (same, _) => same,
-    };
-    Judgement {
-        reason,
-        family,
-        frame: Some(frame),
-        session: Some((index, datagram.payload.len() as u64)),
-        event: None,
     }
 }

@@ -161,8 +161,6 @@ fn missed(report: &Report, room: Room) -> Vec<Reason> {
     let can_be_reached = |reason| match reason {
         // By construction there is no way to it.
         Reason::RewriteFailed => false,
-        // The oracle's relays have no TURN server: the tier `program` has every byte of channels.
-        Reason::ChannelTx | Reason::ChannelRedirect | Reason::NoChannel | Reason::ChannelExpired => false,
         // Old kernels take so little metadata that there is always headroom left.
         Reason::NoHeadroom => room.can_be_too_little(),
         _ => true,

@@ -73,6 +73,7 @@ impl Found<'_> {
             };
         }
         without_each!(sessions, self.tables.sessions.keys().copied().collect::<Vec<_>>());
+        without_each!(channels, self.tables.channels.iter().copied().collect::<Vec<_>>());
         without_each!(pending, self.tables.pending.keys().copied().collect::<Vec<_>>());
         without_each!(endpoints, self.tables.endpoints.iter().copied().collect::<Vec<_>>());
         without_each!(used_up, self.tables.used_up.iter().copied().collect::<Vec<_>>());

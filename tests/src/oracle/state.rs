@@ -3,12 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
 };
 
 use fastrand::Rng;
 use relay_ebpf::tables::LOCALS_MAX;
 
-use super::tables::{Budget, Class, INGRESS, Listed, NextHop, Prefix, Rate, Session, Tables};
+use super::tables::{
+    Budget, Channel, Class, INGRESS, Listed, NextHop, Prefix, RELAYED, Rate, Session, Tables,
+};
 
 /// Rate limits of a run.
 const RATES: u16 = 6;
@@ -46,6 +49,7 @@ pub fn random(rng: &mut Rng) -> Tables {
             (index(rng).max(1), session)
         })
         .collect();
+    let channels = channels(rng, &hosts, &locals, &next_hops);
     let mut pending: BTreeMap<_, _> = (0..8).map(|_| (index(rng), one_of(rng, &hosts))).collect();
     // An index may stand in both tables: they are chosen by different hosts.
     let both: Vec<_> = sessions.keys().copied().filter(|_| rng.u32(..4) == 0).collect();
@@ -55,6 +59,7 @@ pub fn random(rng: &mut Rng) -> Tables {
     Tables {
         locals,
         sessions,
+        channels,
         pending,
         endpoints,
         used_up,
@@ -64,6 +69,53 @@ pub fn random(rng: &mut Rng) -> Tables {
         tx_ports,
         ring_full,
         ring_half_full,
+    }
+}
+
+/// Channels of some hosts with others, some of which are over.
+fn channels(
+    rng: &mut Rng,
+    hosts: &[SocketAddr],
+    locals: &BTreeMap<u8, IpAddr>,
+    next_hops: &BTreeMap<u16, NextHop>,
+) -> BTreeSet<Channel> {
+    let mut channels: BTreeSet<Channel> = BTreeSet::new();
+    for _ in 0..rng.usize(2..14) {
+        let (client, peer) = (one_of(rng, hosts), one_of(rng, hosts));
+        let mut next_hop = || *rng.choice(next_hops.keys()).expect("there are some");
+        let (to_peer, to_client) = (next_hop(), next_hop());
+        let mut channel = Channel {
+            client,
+            server: local(rng, locals, client),
+            number: any_of(rng, 0x4000..=0x4fff),
+            peer,
+            relayed: local(rng, locals, peer),
+            relayed_port: any_of(rng, RELAYED),
+            expired: rng.u32(..10) == 0,
+            to_peer,
+            to_client,
+        };
+        match rng.u32(..40) {
+            0 => channel.server = rng.u8(LOCALS_MAX as u8..),
+            1 => channel.relayed = rng.u8(LOCALS_MAX as u8..),
+            2 => channel.to_peer = rng.u16(..),
+            3 => channel.to_client = rng.u16(..),
+            _ => {}
+        }
+        // What goes the same way would have one next hop.
+        if client.ip() != peer.ip() && !channels.iter().any(|other| channel.excludes(other)) {
+            channels.insert(channel);
+        }
+    }
+    channels
+}
+
+/// One of them, often the first or the last.
+fn any_of(rng: &mut Rng, range: RangeInclusive<u16>) -> u16 {
+    match rng.u32(..8) {
+        0 => *range.start(),
+        1 => *range.end(),
+        _ => rng.u16(range),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -10,11 +11,22 @@ use relay_ebpf::tables::{self, Address, LOCALS_MAX};
 use relay_user::{
     forwarding::{Locals, directions},
     handshake::{Session as Proven, Side},
+    next_hops::Flow,
+    turn::{
+        entries::entries,
+        server::{Binding, FiveTuple},
+    },
 };
 use serde::{Deserialize, Serialize};
 
+use crate::sessions::SEED;
+
 /// The relay port of every run: a constant of the loaded program. Its two bytes differ.
 pub const PORT: u16 = 51_820;
+/// The port of the TURN server, likewise.
+pub const TURN_PORT: u16 = 3478;
+/// The ports of its relayed addresses, likewise.
+pub const RELAYED: RangeInclusive<u16> = 50_000..=50_099;
 /// The interface that frames come in by: BPF_PROG_TEST_RUN takes the loopback device when it is told of no other.
 pub const INGRESS: u32 = 1;
 
@@ -25,6 +37,9 @@ pub struct Tables {
     pub locals: BTreeMap<u8, IpAddr>,
     /// Sessions by receiver index.
     pub sessions: BTreeMap<u32, Session>,
+    /// Channels of the TURN server.
+    #[serde(default)]
+    pub channels: BTreeSet<Channel>,
     /// Expected responders by the initiation's sender index.
     pub pending: BTreeMap<u32, SocketAddr>,
     /// Authenticated endpoints.
@@ -121,6 +136,49 @@ pub struct Session {
     pub receiver_rate: u16,
 }
 
+/// A channel of the TURN server: both of its directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Channel {
+    /// Who has bound it.
+    pub client: SocketAddr,
+    /// Key of the relay address that the client sends to.
+    pub server: u8,
+    /// Its number.
+    pub number: u16,
+    /// Whom it is bound to.
+    pub peer: SocketAddr,
+    /// Key of the relay address that the peer sends to.
+    pub relayed: u8,
+    /// The port that the peer sends to.
+    pub relayed_port: u16,
+    /// Whether its time is up.
+    pub expired: bool,
+    /// Key of the next hop to the peer.
+    pub to_peer: u16,
+    /// Key of the next hop to the client.
+    pub to_client: u16,
+}
+
+impl Channel {
+    /// Whether the program's table can't hold both: it knows what clients send by source and number, and what peers send by
+    /// source and port.
+    pub fn excludes(&self, other: &Self) -> bool {
+        (self.client, self.number) == (other.client, other.number)
+            || (self.peer, self.relayed_port) == (other.peer, other.relayed_port)
+    }
+}
+
+/// What counts the packets that it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// That of the session with this receiver index.
+    Session(u32),
+    /// What the client of a channel sends.
+    ToPeer(Channel),
+    /// What its peer sends.
+    ToClient(Channel),
+}
+
 /// Where and how frames leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
@@ -150,14 +208,23 @@ impl Tables {
         self.locals.values().any(|&local| local == address)
     }
 
-    /// Whether userspace could have written this: no session leaves from an address that is not set, or that is of
-    /// another family than its destination.
+    /// Whether userspace could have written this: nothing leaves from an address that is not set, or that is of another
+    /// family than its destination; no two channels exclude each other, and what goes the same way has one next hop.
     pub fn is_possible(&self) -> bool {
-        self.sessions.values().all(|session| {
-            self.local(session.local_out).is_none_or(|local| {
-                local.is_ipv4() == session.destination.is_ipv4() && !local.is_unspecified()
+        let leaves = |local: u8, to: SocketAddr| {
+            self.local(local).is_none_or(|local| local.is_ipv4() == to.is_ipv4() && !local.is_unspecified())
+        };
+        let alone = |channel: &Channel| {
+            self.channels.iter().filter(|other| channel.excludes(other)).eq(std::iter::once(channel))
+        };
+        self.sessions.values().all(|session| leaves(session.local_out, session.destination))
+            && self.channels.iter().all(|channel| {
+                leaves(channel.relayed, channel.peer)
+                    && leaves(channel.server, channel.client)
+                    && RELAYED.contains(&channel.relayed_port)
+                    && (channel.client.ip() != channel.peer.ip() || channel.to_peer == channel.to_client)
+                    && alone(channel)
             })
-        })
     }
 
     /// The entry of `LOCALS`.
@@ -171,17 +238,14 @@ impl Tables {
 
     /// The entry of `SESSIONS`, made by the code that makes it in the relay.
     pub fn session_entry(&self, index: u32, session: &Session) -> tables::Session {
-        let before = self.locals_entry();
-        // A key that names no address of the right family stands for a table that has changed since.
         let side = |key: u8, endpoint: SocketAddr, index| {
-            let local = self.local(key).filter(|local| local.is_ipv4() == endpoint.is_ipv4());
-            let local = local.filter(|local| !local.is_unspecified());
-            Side { index, endpoint, local: local.unwrap_or(stand_in(endpoint)), member: None }
+            let local = self.local_towards(key, endpoint);
+            Side { index, endpoint, local, member: None }
         };
         let from = side(session.local_in, session.source, !index);
         let to = side(session.local_out, session.destination, index);
         // Those of the two that are in the table keep their keys.
-        let locals = Locals::assign(&before, &[from.local, to.local]);
+        let locals = Locals::assign(&self.locals_entry(), &[from.local, to.local]);
         // Both of the directions that userspace makes of a session are used: which, the index says.
         let backwards = index & 1 == 1;
         let (initiator, responder) = if backwards { (to, from) } else { (from, to) };
@@ -192,6 +256,39 @@ impl Tables {
         assert_eq!(direction.index, index, "a direction stands under the index of whom it goes to");
         let &Session { local_in, local_out, sender_rate, receiver_rate, .. } = session;
         tables::Session { local_in, local_out, sender_rate, receiver_rate, ..direction }
+    }
+
+    /// Both entries of `CHANNELS`, that of what the client sends first, made by the code that makes them in the relay.
+    /// `until` is as [`tables::Channel`] has it.
+    pub fn channel_entries(&self, channel: &Channel, until: u32) -> [tables::Channel; 2] {
+        let &Channel { client, server, number, peer, relayed, relayed_port, to_peer, to_client, .. } =
+            channel;
+        let local_server = self.local_towards(server, client);
+        let local_relayed = self.local_towards(relayed, peer);
+        let locals = Locals::assign(&self.locals_entry(), &[local_server, local_relayed]);
+        let binding = Binding {
+            tuple: FiveTuple { client, server: SocketAddr::new(local_server, TURN_PORT) },
+            number,
+            relayed: SocketAddr::new(local_relayed, relayed_port),
+            peer,
+            until: Duration::ZERO,
+        };
+        let next_hop = |flow| {
+            if flow == (Flow { local: local_relayed, remote: peer.ip() }) { to_peer } else { to_client }
+        };
+        let [of_client, of_peer] =
+            entries(&binding, &locals, SEED, until, next_hop).expect("the addresses have keys");
+        [
+            tables::Channel { local_in: server, local_out: relayed, ..of_client },
+            tables::Channel { local_in: relayed, local_out: server, ..of_peer },
+        ]
+    }
+
+    /// The relay address under a key. A key that names none of the right family stands for a table that has changed since:
+    /// then it is some other.
+    fn local_towards(&self, key: u8, remote: SocketAddr) -> IpAddr {
+        let fits = |local: &IpAddr| local.is_ipv4() == remote.is_ipv4() && !local.is_unspecified();
+        self.local(key).filter(fits).unwrap_or(stand_in(remote))
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     model::{Judgement, judge},
     pace::{Demand, Pace},
     state,
-    tables::{INGRESS, NextHop, PORT, Session, Tables},
+    tables::{Channel, Direction, INGRESS, NextHop, PORT, RELAYED, Session, TURN_PORT, Tables},
 };
 
 const V4: [&str; 4] = ["192.0.2.1", "192.0.2.2", "198.51.100.7:4001", "203.0.113.9:4002"];
@@ -69,14 +69,18 @@ fn tables(from: [&str; 4], to: [&str; 4]) -> Tables {
 }
 
 fn frame(from: SocketAddr, to: IpAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
+    frame_to(from, SocketAddr::new(to, PORT), ttl, payload)
+}
+
+fn frame_to(from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2([6; 6], [8; 6]);
-    let ip = match (from.ip(), to) {
+    let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), ttl),
         (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), ttl),
         _ => unreachable!("one family"),
     };
     let mut frame = Vec::new();
-    ip.udp(from.port(), PORT).write(&mut frame, payload).unwrap();
+    ip.udp(from.port(), to.port()).write(&mut frame, payload).unwrap();
     frame
 }
 
@@ -101,34 +105,187 @@ fn every_family_pair_is_forwarded() {
         let frame = session_frame(from, &PAYLOAD);
         let judged = judge(&tables, &frame, HEADROOM);
         assert_eq!(end(&judged), (Reason::ForwardedTx, family));
-        assert_eq!(judged.session, Some((7, PAYLOAD.len() as u64)));
-        let left = judged.frame.unwrap();
-        let packet = SlicedPacket::from_ethernet(&left).unwrap();
-        let headers = PacketHeaders::from_ethernet_slice(&left).unwrap();
-        let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("UDP leaves") };
-        assert_eq!(udp.payload(), PAYLOAD);
-        assert_eq!(
-            (udp.source_port(), udp.destination_port()),
-            (PORT, endpoint(to[3]).port()),
-            "from the relay port"
-        );
-        let (source, destination, ttl) = match headers.net.unwrap() {
-            NetHeaders::Ipv4(ip, _) => {
-                assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-                (ip.source.into(), ip.destination.into(), ip.time_to_live)
-            }
-            NetHeaders::Ipv6(ip, _) => (IpAddr::from(ip.source), IpAddr::from(ip.destination), ip.hop_limit),
-            NetHeaders::Arp(_) => panic!("IP leaves"),
-        };
-        assert_eq!((source, destination, ttl), (to[1].parse().unwrap(), endpoint(to[3]).ip(), 63));
-        let Some(TransportHeader::Udp(header)) = headers.transport else { panic!("UDP leaves") };
-        let udp = UdpHeader { checksum: 0, ..header.clone() };
-        assert_eq!(
-            header.checksum,
-            super::forward::udp_checksum(&udp, (source, destination), &PAYLOAD),
-            "a right checksum leaves right"
-        );
+        assert_eq!(judged.carried, Some((Direction::Session(7), PAYLOAD.len() as u64)));
+        let from = SocketAddr::new(to[1].parse().unwrap(), PORT);
+        assert_left(&judged.frame.unwrap(), from, endpoint(to[3]), &PAYLOAD, &[]);
     }
+}
+
+/// A frame as it leaves: one hop further, between these endpoints, with this payload and right checksums, and with this
+/// behind the packet.
+fn assert_left(left: &[u8], from: SocketAddr, to: SocketAddr, payload: &[u8], behind: &[u8]) {
+    let packet = SlicedPacket::from_ethernet(left).unwrap();
+    let headers = PacketHeaders::from_ethernet_slice(left).unwrap();
+    let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("UDP leaves") };
+    assert_eq!(udp.payload(), payload);
+    assert_eq!((udp.source_port(), udp.destination_port()), (from.port(), to.port()));
+    let (source, destination, ttl, packet_len) = match headers.net.unwrap() {
+        NetHeaders::Ipv4(ip, _) => {
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            (ip.source.into(), ip.destination.into(), ip.time_to_live, ip.total_len.into())
+        }
+        NetHeaders::Ipv6(ip, _) => {
+            let packet_len = 40 + usize::from(ip.payload_length);
+            (IpAddr::from(ip.source), IpAddr::from(ip.destination), ip.hop_limit, packet_len)
+        }
+        NetHeaders::Arp(_) => panic!("IP leaves"),
+    };
+    assert_eq!((source, destination, ttl), (from.ip(), to.ip(), 63));
+    assert_eq!(&left[14 + packet_len..], behind);
+    let Some(TransportHeader::Udp(header)) = headers.transport else { panic!("UDP leaves") };
+    assert_eq!(usize::from(header.length), 8 + payload.len());
+    let udp = UdpHeader { checksum: 0, ..header.clone() };
+    let right = super::forward::udp_checksum(&udp, (source, destination), payload);
+    assert_eq!(header.checksum, right, "a right checksum leaves right");
+}
+
+const RELAYED_PORT: u16 = 50_042;
+const NUMBER: u16 = 0x4abc;
+
+/// The tables with a channel from a host to another, each of its family. The client talks to the relay's first address, its
+/// peer to the second.
+fn tables_with_channel(client: [&str; 4], peer: [&str; 4]) -> (Tables, Channel) {
+    let mut tables = tables(client, peer);
+    let Session { local_in, local_out, next_hop, .. } = tables.sessions[&7];
+    let channel = Channel {
+        client: endpoint(client[2]),
+        server: local_in,
+        number: NUMBER,
+        peer: endpoint(peer[3]),
+        relayed: local_out,
+        relayed_port: RELAYED_PORT,
+        expired: false,
+        to_peer: next_hop,
+        to_client: next_hop,
+    };
+    tables.channels.insert(channel);
+    assert!(tables.is_possible());
+    (tables, channel)
+}
+
+fn pairs() -> [([&'static str; 4], [&'static str; 4]); 4] {
+    [(V4, V4), (V6, V6), (V4, V6), (V6, V4)]
+}
+
+fn server(client: [&str; 4]) -> SocketAddr {
+    SocketAddr::new(client[0].parse().unwrap(), TURN_PORT)
+}
+
+fn relayed(peer: [&str; 4]) -> SocketAddr {
+    SocketAddr::new(peer[1].parse().unwrap(), RELAYED_PORT)
+}
+
+/// What a client sends: number, length, data and padding.
+fn channel_data(data: &[u8], padding: &[u8]) -> Vec<u8> {
+    [&NUMBER.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data, padding].concat()
+}
+
+#[test]
+fn a_channels_header_goes_and_comes_and_padding_is_no_data() {
+    for (client, peer) in pairs() {
+        let (tables, channel) = tables_with_channel(client, peer);
+        for (len, padding) in [(0, 0), (48, 0), (47, 1), (46, 3), (1, 2)] {
+            let data = &PAYLOAD[..len];
+            let message = channel_data(data, &[0xee; 3][..padding]);
+            let mut frame = frame_to(channel.client, server(client), 64, &message);
+            frame.push(0x77);
+            let judged = judge(&tables, &frame, HEADROOM);
+            assert_eq!(judged.reason, Reason::ChannelTx);
+            assert_eq!(judged.carried, Some((Direction::ToPeer(channel), len as u64)));
+            let behind = [&[0xee; 3][..padding], &[0x77]].concat();
+            assert_left(&judged.frame.unwrap(), relayed(peer), channel.peer, data, &behind);
+
+            let frame = frame_to(channel.peer, relayed(peer), 64, data);
+            let judged = judge(&tables, &frame, HEADROOM);
+            assert_eq!(judged.reason, Reason::ChannelTx);
+            assert_eq!(judged.carried, Some((Direction::ToClient(channel), len as u64)));
+            let message = channel_data(data, &[]);
+            assert_left(&judged.frame.unwrap(), server(client), channel.client, &message, &[]);
+        }
+    }
+}
+
+#[test]
+fn what_is_nearly_a_channels_is_the_servers() {
+    for (client, peer) in pairs() {
+        let (tables, channel) = tables_with_channel(client, peer);
+        let message = channel_data(&PAYLOAD, &[]);
+        let reason = |from, to, payload: &[u8]| {
+            let frame = frame_to(from, to, 64, payload);
+            let judged = judge(&tables, &frame, HEADROOM);
+            assert!(judged.reason == Reason::ChannelTx || judged.frame.is_none());
+            judged.reason
+        };
+        let (server, relayed) = (server(client), relayed(peer));
+        let of_client = |payload: &[u8]| reason(channel.client, server, payload);
+        assert_eq!(of_client(&message), Reason::ChannelTx);
+        assert_eq!(of_client(&message[..51]), Reason::NoChannel, "shorter than it says");
+        assert_eq!(of_client(&[&message[..], &[0; 4]].concat()), Reason::NoChannel, "that is no padding");
+        assert_eq!(of_client(&message[..3]), Reason::NoChannel, "less than a header");
+        let mut other = message.clone();
+        other[1] ^= 1;
+        assert_eq!(of_client(&other), Reason::NoChannel, "another number");
+        let port = |address: SocketAddr, port| SocketAddr::new(address.ip(), port);
+        assert_eq!(reason(port(channel.client, 9), server, &message), Reason::NoChannel);
+        assert_eq!(reason(channel.client, port(server, RELAYED_PORT), &message), Reason::NoChannel);
+        assert_eq!(reason(channel.peer, relayed, &PAYLOAD), Reason::ChannelTx);
+        assert_eq!(reason(channel.peer, port(relayed, RELAYED_PORT + 1), &PAYLOAD), Reason::NoChannel);
+        assert_eq!(reason(channel.peer, port(relayed, TURN_PORT), &PAYLOAD), Reason::NoChannel);
+        for elsewhere in [RELAYED.start() - 1, RELAYED.end() + 1, TURN_PORT + 1] {
+            assert_eq!(reason(channel.peer, port(relayed, elsewhere), &PAYLOAD), Reason::OtherDestination);
+        }
+        // The second address of the client's family is the relay's too, but not the one that the client talks to.
+        let second = SocketAddr::new(client[1].parse().unwrap(), TURN_PORT);
+        assert_eq!(reason(channel.client, second, &message), Reason::NoChannel);
+        let not_ours = SocketAddr::new(channel.client.ip(), TURN_PORT);
+        assert_eq!(reason(channel.client, not_ours, &message), Reason::OtherDestination);
+    }
+}
+
+#[test]
+fn data_of_a_channel_has_its_time_its_size_and_its_checksum() {
+    for (client, peer) in pairs() {
+        let (mut tables, channel) = tables_with_channel(client, peer);
+        let header = |host: [&str; 4]| if host == V4 { 28 } else { 48 };
+        let data = vec![3; usize::from(MTU)];
+        let out = |len: usize| frame_to(channel.client, server(client), 64, &channel_data(&data[..len], &[]));
+        let back = |len: usize| frame_to(channel.peer, relayed(peer), 64, &data[..len]);
+        let (room_out, room_back) = (data.len() - header(peer), data.len() - header(client) - 4);
+        for (fits, not) in [(out(room_out), out(room_out + 1)), (back(room_back), back(room_back + 1))] {
+            assert_eq!(judge(&tables, &fits, HEADROOM).reason, Reason::ChannelTx);
+            let judged = judge(&tables, &not, HEADROOM);
+            assert!(judged.reason == Reason::ToFragment && judged.event.is_none(), "DF or not");
+        }
+        for (mut frame, from, to) in [(out(9), client, peer), (back(9), peer, client)] {
+            let expected = match (from == V4, to == V4) {
+                (true, true) => Reason::ChannelTx,
+                (true, false) => Reason::ToChecksum,
+                (false, _) => Reason::NoChannel,
+            };
+            let at = if from == V4 { 40 } else { 60 };
+            frame[at..at + 2].fill(0);
+            assert_eq!(judge(&tables, &frame, HEADROOM).reason, expected);
+        }
+        tables.channels = [Channel { expired: true, ..channel }].into();
+        for frame in [out(9), back(9)] {
+            assert_eq!(judge(&tables, &frame, HEADROOM).reason, Reason::ChannelExpired);
+        }
+    }
+}
+
+#[test]
+fn tables_that_the_program_can_not_hold_are_not_possible() {
+    let (mut tables, channel) = tables_with_channel(V4, V6);
+    let mut with = |other: Channel| {
+        tables.channels = [channel, other].into();
+        tables.is_possible()
+    };
+    let other = endpoint(V4[3]);
+    assert!(with(Channel { client: other, peer: endpoint(V6[2]), ..channel }));
+    assert!(with(Channel { number: NUMBER + 1, relayed_port: RELAYED_PORT + 1, ..channel }));
+    assert!(!with(Channel { relayed_port: RELAYED_PORT + 1, ..channel }), "its number is another's");
+    assert!(!with(Channel { client: other, ..channel }), "its relayed port is another's");
+    assert!(!with(Channel { client: other, peer: other, ..channel }), "its peer is of another family");
 }
 
 #[test]
@@ -283,6 +440,11 @@ fn a_full_table_of_addresses_makes_entries_too() {
     let session = Session { local_in: 200, ..tables.sessions[&7] };
     let entry = tables.session_entry(7, &session);
     assert_eq!((entry.local_in, entry.local_out, entry.next_hop), (200, 3, 5));
+    let (_, channel) = tables_with_channel(V4, V6);
+    let channel = Channel { server: 200, to_client: 6, ..channel };
+    let entries = tables.channel_entries(&channel, 9);
+    let ids = entries.map(|entry| (entry.local_in, entry.local_out, entry.next_hop, entry.until));
+    assert_eq!(ids, [(200, 3, 5, 9), (3, 200, 6, 9)]);
 }
 
 #[test]

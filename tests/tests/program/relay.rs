@@ -19,7 +19,10 @@ use relay_ebpf::{
         Locals, NextHop, Rate, Session, Source, TAGS_MAX,
     },
 };
-use relay_tests::sessions::{SEED, Sessions, constants_with_turn};
+use relay_tests::{
+    channels::Channels,
+    sessions::{SEED, Sessions, constants_with_turn},
+};
 use zerocopy::FromBytes as _;
 
 use crate::datagram::Datagram;
@@ -349,6 +352,7 @@ pub struct Ran {
 /// A relay of its own: nothing of it is pinned or attached, so tests can run side by side.
 pub struct Relay {
     ebpf: Ebpf,
+    channels: Channels,
     sessions: Sessions,
     /// Those that are open.
     indices: Vec<u32>,
@@ -372,7 +376,8 @@ impl Relay {
         program.load().unwrap();
         let events = RingBuf::try_from(ebpf.take_map(tables::EVENTS).unwrap()).unwrap();
         let sessions = Sessions::take(&mut ebpf, DIRECTIONS);
-        let mut this = Self { ebpf, sessions, indices: Vec::new(), events };
+        let channels = Channels::take(&mut ebpf);
+        let mut this = Self { ebpf, channels, sessions, indices: Vec::new(), events };
         let mut locals = [Address::UNSPECIFIED; LOCALS_MAX as usize];
         locals.iter_mut().zip(LOCALS).for_each(|(address, local)| *address = local.ip().into());
         this.locals().set(0, Locals(locals), 0).unwrap();
@@ -513,25 +518,15 @@ impl Relay {
         self.indices.push(session.index);
     }
 
-    /// Puts a direction of a channel into its first slot, or, where that is another's, the next one.
+    /// Puts a direction of a channel into the table.
     pub fn bind(&mut self, channel: &Channel) {
-        let mut channels = self.channels();
-        let home = tables::channel_home(channel.key);
-        let free = (home..).find(|at| [0, channel.key].contains(&channels.get(at, 0).unwrap().key)).unwrap();
-        channels.set(free, channel, 0).unwrap();
+        self.channels.insert(channel).unwrap();
     }
 
     /// What a direction of a channel has carried.
-    pub fn carried(&mut self, key: u64) -> Counter {
-        let channels = self.channels();
-        let home = tables::channel_home(key);
-        let found = (home..home + tables::CHANNEL_WINDOW).map(|at| channels.get(&at, 0).unwrap());
-        let Channel { packets, bytes, .. } = found.into_iter().find(|channel| channel.key == key).unwrap();
+    pub fn carried(&self, key: u64) -> Counter {
+        let Channel { packets, bytes, .. } = self.channels.get(key).unwrap().unwrap();
         Counter { packets, bytes }
-    }
-
-    fn channels(&mut self) -> Array<&mut MapData, Channel> {
-        self.ebpf.map_mut(tables::CHANNELS).unwrap().try_into().unwrap()
     }
 
     pub fn next_hop(&mut self, hop: Hop, entry: NextHop) {

@@ -275,7 +275,22 @@ fn what_is_no_data_of_a_channel_is_left_to_the_server() {
             let ran = relay.run(&datagram.frame());
             check(&name, &ran, Reason::NoChannel, received, datagram.frame().len());
             assert_eq!(ran.frame, datagram.frame(), "{name}: passed as it came");
+            // Nor is it the program's to drop: the server is where it ends.
+            let last_hop = Datagram { ttl: 1, ..datagram };
+            let ran = relay.run(&last_hop.frame());
+            check(&name, &ran, Reason::NoChannel, received, last_hop.frame().len());
         }
+        // A header that ends behind the packet is none.
+        let short = Datagram { ttl: 1, ..with(&came.payload[..2]) };
+        let padded = [short.frame(), came.payload[2..].to_vec()].concat();
+        let ran = relay.run(&padded);
+        check(
+            "a header that ends behind the packet",
+            &ran,
+            Reason::NoChannel,
+            pair.client.family,
+            padded.len(),
+        );
         let not_ours =
             Datagram { destination: SocketAddr::new(pair.client.elsewhere.ip(), TURN_PORT), ..came.clone() };
         let ran = relay.run(&not_ours.frame());
