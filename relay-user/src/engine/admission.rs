@@ -36,7 +36,7 @@ impl Engine {
 
     /// Makes the rate limits those of the members, and their sessions name them.
     pub(super) fn apply_rates(&mut self) {
-        let changes = self.rates.update(&self.desired.members);
+        let changes = self.rates.update(&self.desired.members, &self.channels.limits);
         for (&id, rate) in &changes.entries {
             self.maps.write_rate(id, rate);
         }

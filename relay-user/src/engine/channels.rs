@@ -10,6 +10,7 @@ use crate::{
     clock,
     handshake::Timestamp,
     maps::Traffic,
+    members::{MemberId, RateLimit},
     next_hops::Flow,
     status::TurnStatus,
     turn::{
@@ -23,6 +24,8 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Channels {
     live: HashMap<(FiveTuple, u16), Live>,
+    /// Of users with channels, if there are any.
+    pub limits: HashMap<MemberId, RateLimit>,
     /// What the server says of itself.
     pub figures: Option<watch::Receiver<Option<TurnStatus>>>,
 }
@@ -59,12 +62,24 @@ impl Engine {
         self.write_channel(binding);
     }
 
+    /// How much may pass for a user.
+    fn limit(&mut self, user: MemberId, limit: Option<RateLimit>) {
+        let before = match limit {
+            Some(limit) => self.channels.limits.insert(user, limit),
+            None => self.channels.limits.remove(&user),
+        };
+        if before != limit {
+            self.apply_rates();
+        }
+    }
+
     /// Writes both directions of a channel.
     pub(super) fn write_channel(&mut self, binding: Binding) {
         let id = (binding.tuple, binding.number);
         if self.channels.live.get(&id).is_some_and(|live| live.binding.peer != binding.peer) {
             self.unbind(id.0, id.1);
         }
+        self.limit(binding.user, binding.limit);
         let mut keys = [None; 2];
         for (key, direction) in keys.iter_mut().zip(self.directions(&binding).iter().flatten()) {
             *key = self.maps.write_channel(direction).is_ok().then_some(direction.key);
@@ -76,6 +91,10 @@ impl Engine {
     /// Ends a channel; what it carried and was not told yet comes back.
     pub(super) fn unbind(&mut self, tuple: FiveTuple, number: u16) -> BothWays {
         let Some(live) = self.channels.live.remove(&(tuple, number)) else { return BothWays::default() };
+        let user = live.binding.user;
+        if self.channels.live.values().all(|other| other.binding.user != user) {
+            self.limit(user, None);
+        }
         let [sent, received] =
             live.keys.map(|key| key.map_or_else(Traffic::default, |key| self.maps.remove_channel(key)));
         since(BothWays { sent, received }, live.told)
@@ -104,7 +123,8 @@ impl Engine {
             return None;
         }
         let until = until_units(binding.until);
-        entries(binding, &self.locals, self.maps.seed(), until, |flow| self.next_hops.id(flow))
+        let rate = self.rates.id(Some(binding.user));
+        entries(binding, &self.locals, self.maps.seed(), until, rate, |flow| self.next_hops.id(flow))
     }
 }
 
