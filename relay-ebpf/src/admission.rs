@@ -130,6 +130,19 @@ pub fn within_rates(session: &Session, message_len: u16) -> bool {
     true
 }
 
+/// Whether so much data of a TURN user's channel is within its limit; if so, it is paid for.
+#[inline(never)]
+pub fn within_rate(id: u16, from_client: bool, data_len: u16) -> bool {
+    // SAFETY: as in `within_rates`.
+    unsafe {
+        let buckets =
+            |rate: *mut Rate| if from_client { &raw mut (*rate).sent } else { &raw mut (*rate).received };
+        let Some(paid) = Paid::by(id, buckets, now(), data_len) else { return false };
+        paid.settle();
+    }
+    true
+}
+
 /// What one side is to pay.
 struct Paid {
     buckets: *mut RateBuckets,

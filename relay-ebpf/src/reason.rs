@@ -103,7 +103,7 @@ reasons! {
     DataOwn = "data_own" => Pass,
     /// Transport data of a relayed session, but from or to other addresses than the session's.
     DataWrongSource = "data_wrong_source" => Pass,
-    /// Relayed data beyond the rate limit of its sender or of its receiver.
+    /// Relayed data beyond the rate limit of its sender or of its receiver, or a TURN channel's beyond its user's.
     OverRateLimit = "over_rate_limit" => Drop,
     /// Relayed data with a TTL or hop limit of 1 or 0.
     TtlExceeded = "ttl_exceeded" => Drop,

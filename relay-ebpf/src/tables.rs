@@ -487,8 +487,8 @@ pub struct Session {
 /// with one. The first cache line of a slot is what is read.
 ///
 /// `key` is written last, and to zero first when the channel ends; a slot that was in use is left alone until no reader
-/// can be in it any more. What changes in place is the counters, `until` and `next_hop`: whole words whose other fields
-/// stay as they are.
+/// can be in it any more. What changes in place is the counters, `until`, `next_hop` and `rate`: whole words whose other
+/// fields stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Channel {
@@ -526,8 +526,10 @@ pub struct Channel {
     pub packets: u64,
     /// Bytes of data forwarded, without the channel's header.
     pub bytes: u64,
+    /// Id in [`RATES`] of the user's limit, of which the client pays `sent` and its peer `received`; 0 for none.
+    pub rate: u16,
     /// Padding to a cache line, zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u16; 23],
 }
 
 /// What userspace needs to know of a session beyond its forwarding, kept in a pinned map so that revocation, roaming and
@@ -699,6 +701,7 @@ mod tests {
         assert_eq!((offset_of!(Channel, ip_delta), offset_of!(Channel, next_hop)), (48, 52));
         assert_eq!((offset_of!(Channel, until), offset_of!(Channel, number_be)), (56, 60));
         assert_eq!((offset_of!(Channel, packets), offset_of!(Channel, bytes)), (64, 72));
+        assert_eq!(offset_of!(Channel, rate), 80);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use relay_ebpf::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, Unaligned};
 
 use crate::{
+    admission::within_rate,
     channels,
     forward::headers_len,
     frame::{Frame, HeadedFrame, Udp, UdpFrame},
@@ -175,6 +176,9 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     let payload_len = size_of::<Udp>() + len + if from_client { 0 } else { size_of::<Header>() };
     if size_of::<O>() + payload_len > next_hop.mtu.into() {
         return Reason::ToFragment;
+    }
+    if channel.rate != 0 && !within_rate(channel.rate, from_client, len as u16) {
+        return Reason::OverRateLimit;
     }
     let sent = match egress(&ctx, next_hop) {
         Some(Reason::ForwardedTx) => Reason::ChannelTx,

@@ -24,6 +24,7 @@ const KEY: usize = offset_of!(Channel, key) / size_of::<u64>();
 /// The words that change in place.
 const NEXT_HOP: usize = offset_of!(Channel, next_hop) / size_of::<u64>();
 const UNTIL: usize = offset_of!(Channel, until) / size_of::<u64>();
+const RATE: usize = offset_of!(Channel, rate) / size_of::<u64>();
 const PACKETS: usize = offset_of!(Channel, packets) / size_of::<u64>();
 const BYTES: usize = offset_of!(Channel, bytes) / size_of::<u64>();
 
@@ -55,20 +56,19 @@ impl ChannelTable {
         Ok(this)
     }
 
-    /// Puts a direction in, or brings the one up to date that stands there: then it is the same but for its end and its
-    /// next hop.
+    /// Puts a direction in, or brings the one up to date that stands there: then it is the same but for its end, its
+    /// next hop and its limit.
     ///
     /// # Errors
     /// If there is no room, or another direction has the same key. Then nothing has changed.
     pub fn insert(&mut self, channel: &Channel) -> Result<(), NoRoom> {
         if let Some(&at) = self.places.get(&channel.key) {
             let stands = self.slots.read(at);
-            let same =
-                Channel { next_hop: channel.next_hop, until: channel.until, packets: 0, bytes: 0, ..stands };
-            if same != *channel {
+            let &Channel { next_hop, until, rate, .. } = channel;
+            if (Channel { next_hop, until, rate, packets: 0, bytes: 0, ..stands }) != *channel {
                 return Err(NoRoom);
             }
-            self.slots.write(at, channel, [NEXT_HOP, UNTIL]);
+            self.slots.write(at, channel, [NEXT_HOP, UNTIL, RATE]);
             return Ok(());
         }
         self.settle();

@@ -7,6 +7,8 @@ use crate::{
     admission::Admission,
     clock,
     handshake::{Session, Timestamp},
+    members::{MemberId, RateLimit},
+    rates::Changes,
     status::UnknownSource,
 };
 
@@ -36,14 +38,25 @@ impl Engine {
 
     /// Makes the rate limits those of the members, and their sessions name them.
     pub(super) fn apply_rates(&mut self) {
-        let changes = self.rates.update(&self.desired.members);
+        let changes = self.rates.update(&self.desired.members, self.channels.limits());
+        self.write_rates(&changes);
+    }
+
+    /// Gives a user of the TURN server a rate limit, or takes it away.
+    pub(super) fn apply_rate(&mut self, user: MemberId, limit: Option<RateLimit>) {
+        let mut changes = Changes::default();
+        self.rates.set(user, limit, &mut changes);
+        self.write_rates(&changes);
+    }
+
+    fn write_rates(&mut self, changes: &Changes) {
         for (&id, rate) in &changes.entries {
             self.maps.write_rate(id, rate);
         }
         if changes.left_out > 0 {
             warn!(
-                members = changes.left_out,
-                "too many members have a rate limit: these have none; give fewer members one"
+                left_out = changes.left_out,
+                "too many members and TURN users have a rate limit: these have none; give fewer one"
             );
         }
         if changes.members.is_empty() {

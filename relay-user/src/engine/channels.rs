@@ -1,6 +1,10 @@
 //! Channels of the TURN server: from what the server has bound to what the XDP program forwards.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    mem,
+    net::SocketAddr,
+};
 
 use relay_ebpf::tables::{Channel, UNTIL_SHIFT};
 use tokio::sync::watch;
@@ -10,6 +14,7 @@ use crate::{
     clock,
     handshake::Timestamp,
     maps::Traffic,
+    members::{MemberId, RateLimit},
     next_hops::Flow,
     status::TurnStatus,
     turn::{
@@ -23,6 +28,8 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Channels {
     live: HashMap<(FiveTuple, u16), Live>,
+    /// Whose they are.
+    users: HashMap<MemberId, User>,
     /// What the server says of itself.
     pub figures: Option<watch::Receiver<Option<TurnStatus>>>,
 }
@@ -35,7 +42,18 @@ struct Live {
     told: BothWays,
 }
 
+#[derive(Default)]
+struct User {
+    channels: usize,
+    limit: Option<RateLimit>,
+}
+
 impl Channels {
+    /// The limits of users.
+    pub fn limits(&self) -> impl Iterator<Item = (MemberId, RateLimit)> {
+        self.users.iter().filter_map(|(&id, user)| Some((id, user.limit?)))
+    }
+
     /// All that is sent for channels.
     pub fn flows(&self) -> impl Iterator<Item = Flow> {
         self.live.values().flat_map(|live| flows(&live.binding))
@@ -65,6 +83,11 @@ impl Engine {
         if self.channels.live.get(&id).is_some_and(|live| live.binding.peer != binding.peer) {
             self.unbind(id.0, id.1);
         }
+        let user = self.channels.users.entry(binding.user).or_default();
+        user.channels += usize::from(!self.channels.live.contains_key(&id));
+        if mem::replace(&mut user.limit, binding.limit) != binding.limit {
+            self.apply_rate(binding.user, binding.limit);
+        }
         let mut keys = [None; 2];
         for (key, direction) in keys.iter_mut().zip(self.directions(&binding).iter().flatten()) {
             *key = self.maps.write_channel(direction).is_ok().then_some(direction.key);
@@ -78,6 +101,13 @@ impl Engine {
         let Some(live) = self.channels.live.remove(&(tuple, number)) else { return BothWays::default() };
         let [sent, received] =
             live.keys.map(|key| key.map_or_else(Traffic::default, |key| self.maps.remove_channel(key)));
+        if let Entry::Occupied(mut user) = self.channels.users.entry(live.binding.user) {
+            user.get_mut().channels -= 1;
+            if user.get().channels == 0 {
+                user.remove();
+                self.apply_rate(live.binding.user, None);
+            }
+        }
         since(BothWays { sent, received }, live.told)
     }
 
@@ -104,7 +134,8 @@ impl Engine {
             return None;
         }
         let until = until_units(binding.until);
-        entries(binding, &self.locals, self.maps.seed(), until, |flow| self.next_hops.id(flow))
+        let rate = self.rates.id(Some(binding.user));
+        entries(binding, &self.locals, self.maps.seed(), until, rate, |flow| self.next_hops.id(flow))
     }
 }
 

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::members::RateLimit;
+
 use super::{
     credentials::{Credentials, Key, Realm},
     guard::Rates,
@@ -52,6 +54,8 @@ pub struct TurnConfig {
     /// Allocations of one user.
     #[serde(default = "default_per_user")]
     allocations_per_user: usize,
+    /// What may pass for one user in a second, each way.
+    bits_per_second_per_user: Option<u64>,
     /// Peers that one allocation may permit, and channels that it may have.
     #[serde(default = "default_peers")]
     peers_per_allocation: usize,
@@ -270,6 +274,9 @@ impl TurnConfig {
                 return Err((field, format!("`{field}` must be from 1 to 65536")));
             }
         }
+        if self.bits_per_second_per_user.is_some_and(|bits| !RateLimit::BITS.contains(&bits)) {
+            return fault("turn.bits_per_second_per_user", "it must be from 64000 to 1000000000000");
+        }
         if self.source_requests == 0 || self.unknown_requests == 0 {
             return fault("turn.source_requests", "at least one request a second must be answered");
         }
@@ -290,6 +297,9 @@ impl TurnConfig {
                 allocations: self.allocations,
                 per_user: self.allocations_per_user,
                 peers: self.peers_per_allocation,
+                rate: self
+                    .bits_per_second_per_user
+                    .map(|bits| RateLimit { bits_per_second: Some(bits), packets_per_second: None }),
             },
             rates: Rates { source: self.source_requests, all: self.unknown_requests },
         })

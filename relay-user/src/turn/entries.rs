@@ -20,12 +20,14 @@ pub fn flows(binding: &Binding) -> [Flow; 2] {
 }
 
 /// Both directions of a channel: what the client sends, and what its peer sends. `seed` is the tables'; `until` is as
-/// [`Channel`] has it; `next_hop` gives the table entry for a flow. `None` if it uses an address that is not the relay's.
+/// [`Channel`] has it; `rate` is the id of the user's limit; `next_hop` gives that of the table entry for a flow. `None` if
+/// it uses an address that is not the relay's.
 pub fn entries(
     binding: &Binding,
     locals: &Locals,
     seed: u64,
     until: u32,
+    rate: u16,
     next_hop: impl Fn(Flow) -> u16,
 ) -> Option<[Channel; 2]> {
     let Binding { tuple: FiveTuple { client, server }, number, relayed, peer, .. } = *binding;
@@ -52,7 +54,8 @@ pub fn entries(
             from_client: from_client.into(),
             packets: 0,
             bytes: 0,
-            reserved: [0; 6],
+            rate,
+            reserved: [0; 23],
         })
     };
     Some([entry(true, [client, server], [relayed, peer])?, entry(false, [peer, relayed], [server, client])?])

@@ -19,6 +19,8 @@ use turn_types::{
     },
 };
 
+use crate::members::MemberId;
+
 use super::{
     allocation::{Allocation, Relayed},
     credentials::User,
@@ -428,7 +430,12 @@ impl Server {
     }
 
     /// Tells anew of the channels to these peers: they forward for longer now.
-    fn rebind(&self, tuple: &FiveTuple, concerned: impl Fn(&SocketAddr) -> bool, actions: &mut Vec<Action>) {
+    pub(super) fn rebind(
+        &self,
+        tuple: &FiveTuple,
+        concerned: impl Fn(&SocketAddr) -> bool,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(allocation) = self.allocations.get(tuple) else { return };
         let bindings = allocation.channels().filter(|(.., channel)| concerned(&channel.peer));
         actions.extend(bindings.map(|(number, relayed, channel)| {
@@ -438,9 +445,19 @@ impl Server {
                 relayed: relayed.address,
                 peer: channel.peer,
                 until: channel.until,
+                user: user_id(&allocation.account),
+                limit: self.settings.quotas.rate,
             })
         }));
     }
+}
+
+/// What stands for a user where limits are kept.
+fn user_id(account: &str) -> MemberId {
+    let hash = blake2s_simd::Params::new().personal(b"wgrturn1").hash(account.as_bytes());
+    let [a, b, c, d, e, f, g, h, ..] = *hash.as_array();
+    // 0 is nobody.
+    MemberId(u64::from_le_bytes([a, b, c, d, e, f, g, h]).max(1))
 }
 
 /// What a message has that must be understood and is not; the first of it, if it is a lot.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use rand::{Rng as _, rngs::StdRng};
+use relay_ebpf::bucket::{Bucket, RATE_DEPTH_NS, byte_cost, bytes_cost};
 use turn_types::{
     attribute::{Data, XorPeerAddress},
     channel::ChannelData,
@@ -23,7 +24,11 @@ use super::{
     peers::Peers,
     ports::Ports,
 };
-use crate::{handshake::Timestamp, maps::Traffic};
+use crate::{
+    handshake::Timestamp,
+    maps::Traffic,
+    members::{MemberId, RateLimit},
+};
 
 /// The time.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +57,8 @@ pub struct Quotas {
     pub per_user: usize,
     /// Permitted peers of an allocation, and its channels.
     pub peers: usize,
+    /// How much may pass for one user, each way; in the program and here each by itself.
+    pub rate: Option<RateLimit>,
 }
 
 /// What the configuration says.
@@ -92,6 +99,10 @@ pub struct Binding {
     pub peer: SocketAddr,
     /// Until when it forwards.
     pub until: Timestamp,
+    /// Stands for the user: who has another one is another user.
+    pub user: MemberId,
+    /// How much may pass for the user, each way.
+    pub limit: Option<RateLimit>,
 }
 
 /// What is to be done. The order counts.
@@ -174,6 +185,8 @@ outcomes! {
     data_refused,
     /// Data for a client from where nothing is permitted.
     peer_refused,
+    /// Data, either way, beyond what its user may have.
+    over_rate_limit,
 }
 
 /// What a user has.
@@ -183,6 +196,8 @@ pub struct Account {
     pub allocations: usize,
     /// What has passed for allocations that have ended.
     pub traffic: BothWays,
+    /// What it may send yet, and receive.
+    buckets: [Bucket; 2],
 }
 
 /// Users without allocations are forgotten when there are more than so many.
@@ -235,7 +250,7 @@ impl Server {
     /// Takes over other settings; addresses and ports stay as they are. Allocations of users that are no more end at once,
     /// and so does what is not permitted any more.
     pub fn configure(&mut self, settings: Settings, actions: &mut Vec<Action>) {
-        let Settings { addresses, ports, .. } = self.settings.clone();
+        let Settings { addresses, ports, quotas, .. } = self.settings.clone();
         self.settings = Settings { addresses, ports, ..settings };
         self.guard.set_rates(self.settings.rates);
         let gone: Vec<FiveTuple> = self
@@ -252,6 +267,9 @@ impl Server {
             .map(|(tuple, _)| *tuple)
             .collect();
         gone.into_iter().for_each(|tuple| self.end(&tuple, actions));
+        if self.settings.quotas.rate != quotas.rate {
+            self.allocations.keys().for_each(|tuple| self.rebind(tuple, |_| true, actions));
+        }
     }
 
     /// Ends everything.
@@ -301,6 +319,10 @@ impl Server {
             self.outcomes.peer_refused += 1;
             return;
         };
+        if !within(&mut self.accounts, &allocation.account, self.settings.quotas.rate, now, RECEIVED, bytes) {
+            self.outcomes.over_rate_limit += 1;
+            return;
+        }
         let message = match allocation.number(now, peer) {
             Some(number) => {
                 let mut message = vec![0; 4 + bytes.len()];
@@ -347,6 +369,10 @@ impl Server {
             self.outcomes.data_refused += 1;
             return;
         };
+        if !within(&mut self.accounts, &allocation.account, self.settings.quotas.rate, now, SENT, data) {
+            self.outcomes.over_rate_limit += 1;
+            return;
+        }
         allocation.traffic.sent += Traffic { packets: 1, bytes: data.len() as u64 };
         actions.push(Action::Send { from: relayed.address, to: peer, bytes: data.to_vec(), whole });
     }
@@ -457,4 +483,27 @@ impl Server {
         }
         accounts
     }
+}
+
+/// Which of a user's buckets.
+const SENT: usize = 0;
+const RECEIVED: usize = 1;
+
+/// Whether this data is within what its user may have; if so, it is paid for.
+fn within(
+    accounts: &mut HashMap<String, Account>,
+    account: &str,
+    rate: Option<RateLimit>,
+    now: Timestamp,
+    way: usize,
+    data: &[u8],
+) -> bool {
+    let Some((account, bits)) = accounts.get_mut(account).zip(rate.and_then(|rate| rate.bits_per_second))
+    else {
+        return true;
+    };
+    let cost = bytes_cost(u16::try_from(data.len()).unwrap_or(u16::MAX), byte_cost(bits));
+    let after = account.buckets[way].after(now.as_nanos() as u64, cost, RATE_DEPTH_NS);
+    account.buckets[way] = after.unwrap_or(account.buckets[way]);
+    after.is_some()
 }

@@ -1,7 +1,7 @@
 //! The control plane with very many members: the embedded store, `wgrelay serve` and `wgrelay run` themselves.
 //!
-//! Members are in networks of a hundred. They are relayed by the one relay, as far as the WireGuard of its interface takes so
-//! many peers, the rest by another. Two of them are real hosts, one behind a NAT that forgets; the others are never heard of.
+//! Members are in networks of a hundred. One relay serves as many of these as the WireGuard of its interface takes peers,
+//! another one the rest. Two members are real hosts, one behind a NAT that forgets; the others are never heard of.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -178,17 +178,20 @@ impl Scene {
             client.post::<Value>("/v1/networks", &network).await?;
         }
         let relay = &self.relay;
-        let all: Vec<Value> = (0..networks).map(|n| json!({ "network": network(n) })).collect();
+        let mut served: Vec<Value> = (0..networks).map(|n| json!({ "network": network(n) })).collect();
+        let others = served.split_off(networks.min(RELAYED / NETWORK));
         let body = json!({
-            "name": relay.name(), "public_key": relay.keys.public, "networks": all,
+            "name": relay.name(), "public_key": relay.keys.public, "networks": served,
             "addresses": relay.addresses, "port": PORT,
         });
         client.post::<Value>("/v1/relays", &body).await?;
-        let other = json!({
-            "name": OTHER, "public_key": BASE64_STANDARD.encode(OTHER_KEY), "networks": all,
-            "addresses": ["198.51.100.9"], "port": PORT,
-        });
-        client.post::<Value>("/v1/relays", &other).await?;
+        if !others.is_empty() {
+            let other = json!({
+                "name": OTHER, "public_key": BASE64_STANDARD.encode(OTHER_KEY), "networks": others,
+                "addresses": ["198.51.100.9"], "port": PORT,
+            });
+            client.post::<Value>("/v1/relays", &other).await?;
+        }
         let mut secrets = Vec::new();
         for n in 0..networks {
             // Members are dealt out over the networks.

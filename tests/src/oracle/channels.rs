@@ -67,6 +67,8 @@ struct Carried<'a> {
     to: SocketAddr,
     /// Key of the next hop.
     next_hop: u16,
+    /// Whether its user has nothing left for it.
+    over_rate: bool,
 }
 
 /// Data of a client leaves from the relayed address without its header (section 12.6).
@@ -87,6 +89,7 @@ fn of_client<'a>(tables: &Tables, datagram: &Datagram<'a>) -> Option<Carried<'a>
         port: channel.relayed_port,
         to: channel.peer,
         next_hop: channel.to_peer,
+        over_rate: tables.rate(channel.rate).sent,
     })
 }
 
@@ -109,6 +112,7 @@ fn of_peer<'a>(tables: &Tables, datagram: &Datagram<'a>) -> Option<Carried<'a>> 
         port: TURN_PORT,
         to: channel.client,
         next_hop: channel.to_client,
+        over_rate: tables.rate(channel.rate).received,
     })
 }
 
@@ -131,6 +135,9 @@ fn send_on<'a>(tables: &Tables, datagram: &Datagram, carried: &Carried, headroom
     // Whether it may be fragmented or not: the server's packets to both sides are its own.
     if !takes(hop, carried.to, carried.payload.len()) {
         return kept(Reason::ToFragment);
+    }
+    if carried.over_rate {
+        return kept(Reason::OverRateLimit);
     }
     let Some(reason) = egress(tables, hop, [Reason::ChannelTx, Reason::ChannelRedirect]) else {
         return kept(Reason::NoTxPort);

@@ -447,8 +447,7 @@ fn send_on<'a>(
         };
         return Judgement { event: (!tables.ring_full).then_some(event), ..kept(Reason::TooBig) };
     }
-    let rate = |key| tables.rates.get(&key).copied().unwrap_or_default();
-    if rate(session.sender_rate).sent || rate(session.receiver_rate).received {
+    if tables.rate(session.sender_rate).sent || tables.rate(session.receiver_rate).received {
         return kept(Reason::OverRateLimit);
     }
     let Some(reason) = egress(tables, hop, [Reason::ForwardedTx, Reason::ForwardedRedirect]) else {

@@ -94,6 +94,7 @@ fn channels(
             expired: rng.u32(..10) == 0,
             to_peer,
             to_client,
+            rate: rate_key(rng),
         };
         match rng.u32(..40) {
             0 => channel.server = rng.u8(LOCALS_MAX as u8..),

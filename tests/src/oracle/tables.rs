@@ -11,6 +11,7 @@ use relay_ebpf::tables::{self, Address, LOCALS_MAX};
 use relay_user::{
     forwarding::{Locals, directions},
     handshake::{Session as Proven, Side},
+    members::MemberId,
     next_hops::Flow,
     turn::{
         entries::entries,
@@ -157,6 +158,9 @@ pub struct Channel {
     pub to_peer: u16,
     /// Key of the next hop to the client.
     pub to_client: u16,
+    /// Key of the user's rate limit.
+    #[serde(default)]
+    pub rate: u16,
 }
 
 impl Channel {
@@ -201,6 +205,11 @@ impl Tables {
     pub fn local(&self, key: u8) -> Option<IpAddr> {
         let unset = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         (u32::from(key) < LOCALS_MAX).then(|| self.locals.get(&key).copied().unwrap_or(unset))
+    }
+
+    /// The rate limit under a key: none where none is set.
+    pub fn rate(&self, key: u16) -> Rate {
+        self.rates.get(&key).copied().unwrap_or_default()
     }
 
     /// Whether this is an address of the relay's.
@@ -261,8 +270,9 @@ impl Tables {
     /// Both entries of `CHANNELS`, that of what the client sends first, made by the code that makes them in the relay.
     /// `until` is as [`tables::Channel`] has it.
     pub fn channel_entries(&self, channel: &Channel, until: u32) -> [tables::Channel; 2] {
-        let &Channel { client, server, number, peer, relayed, relayed_port, to_peer, to_client, .. } =
-            channel;
+        let &Channel {
+            client, server, number, peer, relayed, relayed_port, to_peer, to_client, rate, ..
+        } = channel;
         let local_server = self.local_towards(server, client);
         let local_relayed = self.local_towards(relayed, peer);
         let locals = Locals::assign(&self.locals_entry(), &[local_server, local_relayed]);
@@ -272,12 +282,14 @@ impl Tables {
             relayed: SocketAddr::new(local_relayed, relayed_port),
             peer,
             until: Duration::ZERO,
+            user: MemberId(1),
+            limit: None,
         };
         let next_hop = |flow| {
             if flow == (Flow { local: local_relayed, remote: peer.ip() }) { to_peer } else { to_client }
         };
         let [of_client, of_peer] =
-            entries(&binding, &locals, SEED, until, next_hop).expect("the addresses have keys");
+            entries(&binding, &locals, SEED, until, rate, next_hop).expect("the addresses have keys");
         [
             tables::Channel { local_in: server, local_out: relayed, ..of_client },
             tables::Channel { local_in: relayed, local_out: server, ..of_peer },

@@ -19,7 +19,7 @@ use super::{
     model::{Judgement, judge},
     pace::{Demand, Pace},
     state,
-    tables::{Channel, Direction, INGRESS, NextHop, PORT, RELAYED, Session, TURN_PORT, Tables},
+    tables::{Channel, Direction, INGRESS, NextHop, PORT, RELAYED, Rate, Session, TURN_PORT, Tables},
 };
 
 const V4: [&str; 4] = ["192.0.2.1", "192.0.2.2", "198.51.100.7:4001", "203.0.113.9:4002"];
@@ -157,6 +157,7 @@ fn tables_with_channel(client: [&str; 4], peer: [&str; 4]) -> (Tables, Channel) 
         expired: false,
         to_peer: next_hop,
         to_client: next_hop,
+        rate: 0,
     };
     tables.channels.insert(channel);
     assert!(tables.is_possible());
@@ -239,6 +240,22 @@ fn what_is_nearly_a_channels_is_the_servers() {
         assert_eq!(reason(channel.client, second, &message), Reason::NoChannel);
         let not_ours = SocketAddr::new(channel.client.ip(), TURN_PORT);
         assert_eq!(reason(channel.client, not_ours, &message), Reason::OtherDestination);
+    }
+}
+
+#[test]
+fn a_channels_client_pays_for_both_ways_each_by_itself() {
+    let (mut tables, mut channel) = tables_with_channel(V4, V6);
+    channel.rate = 3;
+    tables.channels = [channel].into();
+    let out = frame_to(channel.client, server(V4), 64, &channel_data(&PAYLOAD, &[]));
+    let back = frame_to(channel.peer, relayed(V6), 64, &PAYLOAD);
+    for (sent, received) in [(false, false), (true, false), (false, true), (true, true)] {
+        tables.rates = [(3, Rate { sent, received }), (2, Rate { sent: true, received: true })].into();
+        for (frame, used_up) in [(&out, sent), (&back, received)] {
+            let expected = if used_up { Reason::OverRateLimit } else { Reason::ChannelTx };
+            assert_eq!(judge(&tables, frame, HEADROOM).reason, expected);
+        }
     }
 }
 

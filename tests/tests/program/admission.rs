@@ -289,16 +289,19 @@ fn relayed(hosts: &Hosts) -> Vec<Fixture> {
 const SENDS: u32 = 0x51;
 const RECEIVES: u32 = 0x52;
 
-/// Gives it what it needs: whether what it may send, and receive, is used up.
-fn limit(relay: &mut Relay, sent: bool, received: bool) {
+/// A rate limit: whether what may be sent, and received, is used up.
+pub fn rate(sent: bool, received: bool) -> Rate {
     let buckets = |used_up: bool| {
         let [packets, bytes] =
             [used_up, false].map(|used_up| if used_up { empty() } else { Bucket::default() });
         RateBuckets { packets, bytes }
     };
-    let rate =
-        Rate { member: 1, packet_cost: 1, byte_cost: 1, sent: buckets(sent), received: buckets(received) };
-    relay.rates().set(3, rate, 0).unwrap();
+    Rate { member: 1, packet_cost: 1, byte_cost: 1, sent: buckets(sent), received: buckets(received) }
+}
+
+/// Gives it what it needs: whether what it may send, and receive, is used up.
+fn limit(relay: &mut Relay, sent: bool, received: bool) {
+    relay.rates().set(3, rate(sent, received), 0).unwrap();
     for hosts in FAMILIES {
         let base = session(0, hosts.alice, hosts.relay, hosts.relay, hosts.bob, Hop::Back);
         let of_family = hosts.unknown() & 0xff00_0000;

@@ -327,7 +327,8 @@ pub fn channel(
         from_client: from_client.into(),
         packets: 0,
         bytes: 0,
-        reserved: [0; 6],
+        rate: 0,
+        reserved: [0; 23],
     }
 }
 

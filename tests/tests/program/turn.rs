@@ -8,6 +8,7 @@ use relay_ebpf::{
 };
 
 use crate::{
+    admission::rate,
     datagram::Datagram,
     relay::{FAMILIES, Hop, Hosts, IPV4, IPV6, MTU, Ran, Relay, TURN_PORT, channel},
 };
@@ -220,6 +221,31 @@ fn checksums_that_are_none_or_wrong_or_all_ones_stay_what_they_are() {
                 let [out, back] = datagrams(&content);
                 let (came, left) = if way == 0 { out } else { back };
                 assert_eq!(relay.run(&came.frame()).frame, left.frame(), "{}", pair.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_beyond_a_users_limit_is_dropped_each_way_by_itself() {
+    for pair in Pair::all() {
+        for [sent, received] in [[true, false], [false, true]] {
+            let mut relay = Relay::new();
+            relay.rates().set(3, rate(sent, received), 0).unwrap();
+            for channel in pair.channels(Hop::Back, FOR_EVER) {
+                relay.bind(&Channel { rate: 3, ..channel });
+            }
+            let data = data(40);
+            let (out, back) = (pair.client_data(&data, &[]), pair.peer_data(&data));
+            for (came, used_up, from, to) in
+                [(out, sent, &pair.client, &pair.peer), (back, received, &pair.peer, &pair.client)]
+            {
+                let (reason, family) = match used_up {
+                    true => (Reason::OverRateLimit, from.family),
+                    false => (Reason::ChannelTx, family(from, to)),
+                };
+                let ran = relay.run(&came.frame());
+                check(&pair.name(), &ran, reason, family, came.frame().len());
             }
         }
     }

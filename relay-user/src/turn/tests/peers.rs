@@ -9,7 +9,8 @@ use turn_types::{
     },
 };
 
-use super::world::{Client, PEER, PEER_V6, World};
+use super::world::{Client, PEER, PEER_V6, World, settings};
+use crate::{members::RateLimit, turn::server::Action};
 
 fn send(client: &Client, world: &mut World, peer: &str, data: &[u8]) -> usize {
     let transaction = TransactionId::generate();
@@ -47,6 +48,40 @@ fn data_passes_as_indications_with_a_permission_alone() {
     world.wait(300);
     assert_eq!(send(&ann, &mut world, PEER, b"out"), 0, "the permission has ended");
     assert!(world.peer_sends(relayed, PEER, b"in").is_empty());
+}
+
+#[test]
+fn a_user_has_so_much_each_way_and_no_more() {
+    let mut world = World::new();
+    let (mut ann, relayed) = world.allocated("ann", "192.0.2.7:1000");
+    let (mut other, _) = world.allocated("ann", "192.0.2.7:1001");
+    for client in [&mut ann, &mut other] {
+        assert_eq!(world.bind(client, 0x4000, PEER), 0);
+    }
+    // 8,000 bytes a second, of which a tenth may come at once.
+    let limit = Some(RateLimit { bits_per_second: Some(64_000), packets_per_second: None });
+    let mut limited = settings();
+    limited.quotas.rate = limit;
+    let mut actions = Vec::new();
+    world.server.configure(limited, &mut actions);
+    let told: Vec<_> = actions
+        .iter()
+        .map(|action| match action {
+            Action::Bind(binding) => (binding.limit, binding.user),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!((told.len(), told[0].0, told[0]), (2, limit, told[1]), "the program is told, of one user");
+    world.carry_out(actions);
+
+    let data = [7; 800];
+    assert_eq!(world.channel_data(&ann, 0x4000, &data).len(), 1);
+    assert!(world.channel_data(&other, 0x4000, &data).is_empty(), "both are the same user's");
+    assert_eq!(world.peer_sends(relayed, PEER, &data).len(), 1, "the other way counts by itself");
+    assert!(world.peer_sends(relayed, PEER, &data).is_empty());
+    assert_eq!(world.server.outcomes().over_rate_limit, 2);
+    world.wait(1);
+    assert_eq!(world.channel_data(&other, 0x4000, &data).len(), 1);
 }
 
 #[test]

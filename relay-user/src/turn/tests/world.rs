@@ -83,7 +83,7 @@ pub fn settings() -> Settings {
             secret: Some("a shared secret".to_owned()),
         },
         peers: Peers::new(&[], &["192.0.2.66/32".parse().unwrap()]),
-        quotas: Quotas { allocations: 8, per_user: 4, peers: 5 },
+        quotas: Quotas { allocations: 8, per_user: 4, peers: 5, rate: None },
         rates: Rates { source: 1_000, all: 10_000 },
     }
 }

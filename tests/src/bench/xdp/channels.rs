@@ -8,6 +8,7 @@ use relay_bench_ebpf::{Flow, Layout};
 use relay_ebpf::tables::Channel;
 use relay_user::{
     forwarding::Locals,
+    members::MemberId,
     turn::{
         entries::entries,
         server::{Binding, FiveTuple},
@@ -96,11 +97,13 @@ impl Way {
             relayed: relay(peer, FIRST_RELAYED + number),
             peer: host(peer, 20, number),
             until: Duration::MAX,
+            user: MemberId(1),
+            limit: None,
         }
     }
 
     fn entry(self, number: u16, locals: &Locals) -> Channel {
-        let both = entries(&self.binding(number), locals, SEED, u32::MAX, |_| NEXT_HOP);
+        let both = entries(&self.binding(number), locals, SEED, u32::MAX, 0, |_| NEXT_HOP);
         both.expect("the addresses are the relay's")[usize::from(!self.from_client)]
     }
 
