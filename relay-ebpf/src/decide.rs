@@ -177,10 +177,9 @@ where
     let packet = &frame.packet;
     let kind = Kind::classify(u32::from_le_bytes(packet.message.word_le), len);
     let index = u32::from_le_bytes(packet.message.index_le);
-    let checksummed = I::CHECKSUM_OPTIONAL || packet.udp.checksum_ne != [0; 2];
     let mut known = false;
     if kind == Some(Kind::TransportData)
-        && checksummed
+        && is_checksummed(packet)
         && let Some(session) = sessions::find(index)
         && let Some(locals) = locals()
     {
@@ -192,18 +191,12 @@ where
         known = true;
     }
     let message_at = size_of::<UdpFrame<TAGS, I>>();
-    (not_relayed(ctx, packet, message_at, checksummed, known), I::FAMILY)
+    (not_relayed(ctx, packet, message_at, known), I::FAMILY)
 }
 
 /// A message that is no data of a session. `known` says that it is as if, but from or to other addresses.
 #[inline(always)]
-fn not_relayed<I: Ip>(
-    ctx: &XdpContext,
-    packet: &Packet<I>,
-    message_at: usize,
-    checksummed: bool,
-    known: bool,
-) -> Reason {
+fn not_relayed<I: Ip>(ctx: &XdpContext, packet: &Packet<I>, message_at: usize, known: bool) -> Reason {
     if !is_relay(packet.ip.destination()) {
         return Reason::OtherDestination;
     }
@@ -211,7 +204,7 @@ fn not_relayed<I: Ip>(
     if let Some(reason) = refusal(admission) {
         return reason;
     }
-    if !checksummed {
+    if !is_checksummed(packet) {
         return Reason::NoUdpChecksum;
     }
     let arrival = Arrival::of(packet, message_at, admission == Admission::Known);
@@ -241,9 +234,17 @@ fn class<I: Ip>(packet: &Packet<I>) -> Class {
     }
 }
 
+/// Whether the packet has a UDP checksum, if it must have one; read anew like the kind.
+#[inline(always)]
+fn is_checksummed<I: Ip>(packet: &Packet<I>) -> bool {
+    // SAFETY: a reference into the packet, valid and without alignment.
+    I::CHECKSUM_OPTIONAL || unsafe { (&raw const packet.udp.checksum_ne).read_volatile() } != [0; 2]
+}
+
 /// What the message is and its length, read anew. On Linux 6.1 IPv6 responses and cookie replies came out as no WireGuard
-/// when what was found before was kept over the call of [`is_relay`]; nothing of it was seen on 6.12 and 6.18, whose
-/// verifiers follow values over calls better. A value from the packet is one that no verifier presumes anything of.
+/// when what was found before was kept over the call of [`is_relay`], and so did packets without a checksum; nothing of it
+/// was seen on 6.12 and 6.18, whose verifiers follow values over calls better. A value from the packet is one that no
+/// verifier presumes anything of.
 #[inline(always)]
 fn kind_again<I: Ip>(packet: &Packet<I>) -> (Option<Kind>, usize) {
     // SAFETY: both are references into the packet, valid and without alignment.

@@ -2,8 +2,8 @@
 
 use super::{kernel::Kernel, machine::Card};
 
-/// Frames that the oracle runs: emulation is slow.
-const FRAMES: u32 = 20_000;
+/// Frames that the oracle runs, in the short steps and with all.
+const FRAMES: [u32; 2] = [20_000, 400_000];
 
 /// The tests of the program without those that take long on an emulated CPU and say least about a kernel.
 const FIXTURES: &str = "program --skip lengths:: --skip race:: --skip reasons::";
@@ -52,7 +52,12 @@ pub fn of(kernel: &Kernel, full: bool) -> Vec<Step> {
     let mut steps = vec![
         step("load", "the verifier takes every program", 60, "vm verifier --nocapture"),
         step("program", "the fixtures", 600, if full { "program" } else { FIXTURES }),
-        step("oracle", "20,000 random frames against the model", 300, format!("fuzz --frames {FRAMES}")),
+        step(
+            "oracle",
+            "random frames against the model",
+            300,
+            format!("fuzz --frames {}", FRAMES[usize::from(full)]),
+        ),
         step("wireguard", "hosts and relay on the kernel's WireGuard", 300, "vm in_the_kernel"),
     ];
     if full {
