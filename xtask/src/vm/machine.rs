@@ -115,7 +115,7 @@ impl Cable {
 }
 
 /// The command that boots a guest. With cards it needs root: it makes taps, in a network namespace of its own.
-pub fn command(image: &Path, initramfs: &Path, cards: bool) -> Command {
+pub fn command(kernel: &Kernel, image: &Path, initramfs: &Path, cards: bool) -> Command {
     let mut command = if cards {
         let cables: String = Cable::all().map(Cable::script).collect();
         let mut command = Command::new("unshare");
@@ -130,9 +130,10 @@ pub fn command(image: &Path, initramfs: &Path, cards: bool) -> Command {
         Command::new("qemu-system-x86_64")
     };
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    // Both CPUs in one thread: with a thread each, one sometimes runs code that the other is about to patch, and the kernel
-    // crashes (an int3 that is nobody's). It is faster, too.
-    command.args(["-machine", "q35", "-accel", "tcg,thread=single", "-m", "2048", "-smp", &CPUS.to_string()]);
+    // Newer kernels get both CPUs in one thread: with a thread each, one sometimes runs code that the other is about to
+    // patch, and the kernel crashes (an int3 that is nobody's).
+    let accelerator = if kernel.series < (6, 12) { "tcg,thread=multi" } else { "tcg,thread=single" };
+    command.args(["-machine", "q35", "-accel", accelerator, "-m", "2048", "-smp", &CPUS.to_string()]);
     // Without CMPXCHG16B, which kernels from 6.2 on allocate memory with: emulated, it sometimes writes an operand into the
     // flags, and the kernel crashes.
     command.args(["-cpu", "qemu64,-cx16"]);

@@ -80,7 +80,7 @@ pub fn run(workspace: &Path, arguments: &Arguments) -> Result<()> {
         }
         let unpacked = kernel::unpack(kernel, &apt, &directory.join("kernels"))?;
         let initramfs = common.initramfs(kernel, &unpacked, &steps)?;
-        let machine = machine::command(&unpacked.image, &initramfs, full);
+        let machine = machine::command(kernel, &unpacked.image, &initramfs, full);
         if arguments.shell {
             return machine::shell(machine);
         }
