@@ -13,7 +13,7 @@ mod saving;
 mod start;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -45,7 +45,7 @@ use crate::{
     interface::{Interface, Peer},
     keep::Keep,
     maps::Maps,
-    members::{Desired, MemberId, Peers, PublicKey},
+    members::{Desired, MemberId, Peers, Place, PublicKey},
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
     program::Attached,
@@ -210,10 +210,19 @@ struct Reads {
     again: Option<Timestamp>,
     /// When it was last read.
     done: Option<Timestamp>,
-    running: Option<JoinHandle<Result<Vec<Peer>>>>,
+    running: Option<JoinHandle<Result<Read>>>,
     began: Timestamp,
     /// Not before this, whatever the hints: whoever sends garbage could otherwise have it read all the time.
     earliest: Timestamp,
+}
+
+/// What a read of the interface has told.
+#[derive(Debug)]
+struct Read {
+    /// The peers that have shown themselves, the latest last.
+    shown: Vec<Peer>,
+    /// Peers that the interface was given and that are not there.
+    missing: Vec<PublicKey>,
 }
 
 impl Reads {
@@ -292,11 +301,14 @@ impl Engine {
                 }
                 Some(request) = requests.recv() => self.handle_request(request).await,
                 () = tokio::time::sleep(read_in), if self.reads.running.is_none() => self.start_read(),
-                peers = joined(&mut self.reads.running), if self.reads.running.is_some() => {
+                read = joined(&mut self.reads.running), if self.reads.running.is_some() => {
                     self.reads.running = None;
                     self.reads.finished(clock::now());
-                    match peers {
-                        Ok(peers) => self.take_in(peers).await,
+                    match read {
+                        Ok(Read { shown, missing }) => {
+                            self.registrar.missing(missing);
+                            self.take_in(shown).await;
+                        }
                         Err(error) => warn!("{error:#}"),
                     }
                 }
@@ -416,10 +428,13 @@ impl Engine {
         let mut actions = Vec::new();
         self.tracker.set_members(clock::now(), Arc::clone(&self.desired.members), &mut actions);
         self.carry_out(actions).await;
-        let mut rates = false;
+        let (mut rates, mut registers) = (false, false);
         let mut moved = Vec::new();
         for (id, was, after) in self.desired.members.changes_since(&before.members) {
             rates |= was.and_then(|was| was.rate_limit) != after.and_then(|after| after.rate_limit);
+            registers |= after.is_some_and(|after| after.place == Place::Relayed)
+                && after.map(|after| (&after.public_key, &after.place))
+                    != was.map(|was| (&was.public_key, &was.place));
             moved.extend(was.zip(after).filter(|(was, after)| was.place != after.place));
             if after.is_none() {
                 self.maps.totals.remove(id);
@@ -432,23 +447,29 @@ impl Engine {
             self.apply_rates();
         }
         self.registrar.want(&self.desired.peers);
-        self.reads.hint(clock::now());
+        if registers {
+            // The interface may know already where it is.
+            self.reads.hint(clock::now());
+        }
     }
 
     fn start_read(&mut self) {
-        let interface = self.interface.clone();
+        let (interface, applied) = (self.interface.clone(), self.registrar.applied());
         self.reads.began = clock::now();
-        self.reads.running = Some(tokio::spawn(async move { interface.peers().await }));
+        let read = move |peers: Vec<Peer>| {
+            let present: HashSet<PublicKey> = peers.iter().map(|peer| peer.public_key).collect();
+            let missing = applied.keys().filter(|key| !present.contains(*key)).copied().collect();
+            Read { shown: shown(peers), missing }
+        };
+        self.reads.running = Some(tokio::spawn(async move { interface.peers_as(read).await }));
     }
 
-    /// Takes in what the WireGuard interface has learned.
-    async fn take_in(&mut self, mut peers: Vec<Peer>) {
-        // Of two members that were seen at one endpoint, the later told is taken to be there.
-        peers.sort_by_key(|peer| peer.last_handshake);
+    /// Takes in what the WireGuard interface has learned, the latest last: of two members that were seen at one endpoint, the
+    /// later told is taken to be there.
+    async fn take_in(&mut self, shown: Vec<Peer>) {
         let mut actions = Vec::new();
-        self.registrar.saw(&peers.iter().map(|peer| peer.public_key).collect());
         let mut strangers = Vec::new();
-        for peer in peers {
+        for peer in shown {
             let id = peer.public_key.id();
             let Some(handshake) = peer.last_handshake else { continue };
             let known = self.desired.members.member(id).is_some_and(|m| m.public_key == peer.public_key);
@@ -501,8 +522,15 @@ impl Engine {
     }
 }
 
+/// The peers that have shown themselves, the latest last.
+fn shown(mut peers: Vec<Peer>) -> Vec<Peer> {
+    peers.retain(|peer| peer.last_handshake.is_some());
+    peers.sort_by_key(|peer| peer.last_handshake);
+    peers
+}
+
 /// What a running read found. Waits for ever if none is running, so that it can stand in a `select!`.
-async fn joined(running: &mut Option<JoinHandle<Result<Vec<Peer>>>>) -> Result<Vec<Peer>> {
+async fn joined(running: &mut Option<JoinHandle<Result<Read>>>) -> Result<Read> {
     match running {
         Some(running) => running.await.context("read the WireGuard interface")?,
         None => std::future::pending().await,

@@ -2,7 +2,7 @@
 //! and follows their addresses.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::Path,
@@ -15,13 +15,13 @@ use wireguard_control::{Backend, Device, DeviceUpdate, Key, PeerConfigBuilder};
 
 use crate::{
     config::Relay,
-    members::{self, Peers, PublicKey},
+    members::{self, PublicKey},
     netlink::Netlink,
     wireguard::{Handle, START_TIMEOUT, canonical, generate_key, read_key, userspace_socket},
 };
 
 /// How many peers are configured by one call.
-const PEERS_AT_ONCE: usize = 5000;
+pub const PEERS_AT_ONCE: usize = 5000;
 
 /// Seconds between keepalives, where all that counts is that they are switched on.
 const CALL_KEEPALIVE: u16 = 25;
@@ -165,6 +165,11 @@ impl Interface {
         Ok(())
     }
 
+    /// Whether it is wgrelay's own. Another's peers are only added to.
+    pub fn is_owned(&self) -> bool {
+        self.owned
+    }
+
     /// The relay's public key.
     pub fn public_key(&self) -> PublicKey {
         self.public_key
@@ -180,28 +185,28 @@ impl Interface {
 
     /// All peers as they are now.
     pub async fn peers(&self) -> Result<Vec<Peer>> {
-        let device = self.device.read().await?;
+        self.peers_as(|peers| peers).await
+    }
+
+    /// What is made of all peers, in a thread of its own: they may be a lot.
+    pub async fn peers_as<T: Send + 'static>(
+        &self,
+        of: impl FnOnce(Vec<Peer>) -> T + Send + 'static,
+    ) -> Result<T> {
         let peer = |peer: wireguard_control::PeerInfo| Peer {
             public_key: PublicKey(peer.config.public_key.0),
             endpoint: peer.config.endpoint.map(canonical),
             last_handshake: peer.stats.last_handshake_time,
         };
-        Ok(device.peers.into_iter().map(peer).collect())
-    }
-
-    /// Makes `wanted` the peers, however it was before. Of an interface that is not wgrelay's own no peers are removed:
-    /// they are somebody else's.
-    pub async fn set_peers(&self, wanted: &Peers) -> Result<()> {
-        let present: BTreeSet<PublicKey> =
-            self.peers().await?.into_iter().map(|peer| peer.public_key).collect();
-        let missing = wanted.iter().filter(|(key, _)| !present.contains(key)).map(|(key, peer)| (*key, peer));
-        let unwanted = present.iter().filter(|key| self.owned && !wanted.contains_key(*key)).copied();
-        self.change_peers(missing, unwanted).await
+        self.device.read_as(move |device| of(device.peers.into_iter().map(peer).collect())).await
     }
 
     /// Has WireGuard call hosts where they were last seen, if it does not know where they are: they are registered as soon as
     /// they answer, long before they would notice by themselves that the relay is another. Returns how many.
     pub async fn call(&self, last_seen: &HashMap<PublicKey, SocketAddr>) -> Result<usize> {
+        if last_seen.is_empty() {
+            return Ok(0);
+        }
         let lost = self.peers().await?.into_iter().filter(|peer| peer.endpoint.is_none());
         let seen = lost.filter_map(|peer| Some((peer.public_key, *last_seen.get(&peer.public_key)?)));
         let called: Vec<_> =
@@ -225,22 +230,26 @@ impl Interface {
         set: impl IntoIterator<Item = (PublicKey, &members::Peer)>,
         remove: impl IntoIterator<Item = PublicKey>,
     ) -> Result<()> {
-        let set = set.into_iter().map(|(key, peer)| {
-            let mut builder = PeerConfigBuilder::new(&Key(key.0));
-            if self.owned {
-                builder = builder.replace_allowed_ips();
-                for range in &peer.allowed_ips {
-                    builder = builder.add_allowed_ip(range.addr(), range.prefix_len());
-                }
-            }
-            peer.endpoint.into_iter().fold(builder, PeerConfigBuilder::set_endpoint)
-        });
-        let remove = remove.into_iter().map(|key| PeerConfigBuilder::new(&Key(key.0)).remove());
-        let all: Vec<PeerConfigBuilder> = remove.chain(set).collect();
+        let remove = remove.into_iter().map(|key| (key, None));
+        let all: Vec<_> = remove.chain(set.into_iter().map(|(key, peer)| (key, Some(peer)))).collect();
         for some in all.chunks(PEERS_AT_ONCE) {
-            self.device.apply(DeviceUpdate::new().add_peers(some)).await?;
+            let some: Vec<_> = some.iter().map(|(key, peer)| self.change(key, *peer)).collect();
+            self.device.apply(DeviceUpdate::new().add_peers(&some)).await?;
         }
         Ok(())
+    }
+
+    /// Of a peer, or the removal of one.
+    fn change(&self, key: &PublicKey, peer: Option<&members::Peer>) -> PeerConfigBuilder {
+        let mut builder = PeerConfigBuilder::new(&Key(key.0));
+        let Some(peer) = peer else { return builder.remove() };
+        if self.owned {
+            builder = builder.replace_allowed_ips();
+            for range in &peer.allowed_ips {
+                builder = builder.add_allowed_ip(range.addr(), range.prefix_len());
+            }
+        }
+        peer.endpoint.into_iter().fold(builder, PeerConfigBuilder::set_endpoint)
     }
 
     /// Takes back what [`Self::open`] has done: an interface that was there before stays, with the hosts registered at it.

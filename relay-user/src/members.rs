@@ -159,6 +159,8 @@ pub struct Members {
     by_id: OrdMap<MemberId, Arc<Member>>,
     names: OrdMap<Arc<str>, MemberId>,
     relays: OrdMap<Arc<str>, OtherRelay>,
+    /// How many are relayed here.
+    relayed: usize,
     /// Whose each static endpoint is.
     endpoints: OrdMap<SocketAddr, Arc<str>>,
     relay_key: Option<PublicKey>,
@@ -310,6 +312,7 @@ impl Members {
         }
         member.networks.sort();
         member.networks.dedup();
+        self.relayed += usize::from(member.place == Place::Relayed);
         self.names.insert(member.name.clone(), id);
         self.by_id.insert(id, Arc::new(member));
         Ok(())
@@ -338,6 +341,7 @@ impl Members {
     pub fn remove(&mut self, id: MemberId) {
         let Some(member) = self.by_id.remove(&id) else { return };
         self.names.remove(&member.name);
+        self.relayed -= usize::from(member.place == Place::Relayed);
         if let Place::Static(endpoints) = &member.place {
             endpoints.iter().for_each(|endpoint| drop(self.endpoints.remove(endpoint)));
         }
@@ -371,6 +375,11 @@ impl Members {
     /// All members, by id.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (MemberId, &Member)> {
         self.by_id.iter().map(|(&id, member)| (id, &**member))
+    }
+
+    /// How many members are relayed by this relay.
+    pub fn relayed(&self) -> usize {
+        self.relayed
     }
 
     /// All other relays.

@@ -52,12 +52,20 @@ impl Handle {
 
     /// All that is to be known of it.
     pub(crate) async fn read(self) -> Result<Device> {
+        self.read_as(|device| device).await
+    }
+
+    /// What is made of that, in the same thread: it may be a lot.
+    pub(crate) async fn read_as<T: Send + 'static>(
+        self,
+        of: impl FnOnce(Device) -> T + Send + 'static,
+    ) -> Result<T> {
         let Self { name, backend } = self;
         call("read", move || {
             if backend == Backend::Userspace {
                 UnixStream::connect(userspace_socket(&name.as_str_lossy()))?;
             }
-            Device::get(&name, backend)
+            Device::get(&name, backend).map(of)
         })
         .await
     }

@@ -24,7 +24,6 @@ impl Engine {
         let counters = self.maps.counters().unwrap_or_default();
         let lost = [Reason::InitiationNotCopied, Reason::ResponseNotCopied, Reason::CookieReplyNotCopied];
         let relay = &self.config.relay;
-        let relayed = || self.desired.members.iter().filter(|(_, member)| member.place == Place::Relayed);
         let limits = &self.config.limits;
         let map = |map: &str, used: usize, capacity: u32| MapUse {
             map: map.to_owned(),
@@ -49,8 +48,8 @@ impl Engine {
                 })
                 .collect(),
             members: self.desired.members.iter().len(),
-            relayed: relayed().count(),
-            registered: relayed().filter(|(id, _)| self.tracker.endpoint_of(*id).is_some()).count(),
+            relayed: self.desired.members.relayed(),
+            registered: self.tracker.registered(),
             sessions,
             pending: self.tracker.pending_len(),
             handshakes: self

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -10,10 +11,11 @@ use aya::maps::{MapData, RingBuf};
 use rand::{SeedableRng as _, rngs::StdRng};
 use relay_ebpf::tables::{Ledger, NEXT_HOPS_MAX};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::{Change, Engine, Proofs, Reads, channels::Channels, notices::Notices, saving::Saving};
+use super::{Change, Engine, Proofs, Reads, channels::Channels, notices::Notices, saving::Saving, shown};
 use crate::{
+    admission::Admission,
     clock,
     config::Config,
     forwarding::{Locals, restore},
@@ -22,13 +24,13 @@ use crate::{
     keep::Keep,
     left::Left,
     maps::Traffic,
-    members::{MemberId, Peers, Place, PublicKey, unusable},
+    members::{Desired, MemberId, Peers, Place, PublicKey, unusable},
     netlink::Netlink,
     next_hops::{NOWHERE, NextHops},
     program::{Attached, Loaded},
     rates::Rates,
     registrar::Registrar,
-    saved::{Saved, Seen},
+    saved::Saved,
     status::Userspace,
     totals::MemberTraffic,
 };
@@ -101,8 +103,10 @@ impl Engine {
             maps.totals.adopt(totals(&saved));
         }
         maps.totals.retain(|id| desired.members.member(id).is_some());
-        interface.set_peers(&desired.peers).await?;
+        let peers = interface.peers().await?;
         let file = Saved::file(&config.relay.state_dir, &config.relay.interface);
+        let called = called(&desired, &saved, &admission, &config);
+        let present = peers.iter().map(|peer| peer.public_key).collect();
         let mut engine = Self {
             tracker: Tracker::new(settings, StdRng::from_os_rng()),
             locals: Locals::assign(&table, &config.relay.addresses),
@@ -110,7 +114,7 @@ impl Engine {
             next_hops: NextHops::new(ports, in_use),
             netlink,
             sockets,
-            registrar: Registrar::start(interface.clone(), desired.peers.clone(), stop),
+            registrar: Registrar::start(interface.clone(), &present, &desired.peers, called, stop).await?,
             interface,
             proofs,
             attached: Vec::new(),
@@ -133,36 +137,14 @@ impl Engine {
             notices: Notices::default(),
             resync: false,
         };
-        engine.call().await;
         // Before any session is written.
         engine.apply_rates();
         engine.write_admission();
         engine.read_neighbours().await?;
         engine.restore(left, &saved, &Locals::read(&table)).await?;
         // Hosts may have moved while nobody looked: their sessions follow.
-        let peers = engine.interface.peers().await?;
-        engine.take_in(peers).await;
+        engine.take_in(shown(peers)).await;
         Ok((engine, events))
-    }
-
-    /// Has WireGuard call the hosts that it does not know of where they were last seen.
-    async fn call(&self) {
-        let wanted = |key: &PublicKey| {
-            let member = self.desired.members.member(key.id());
-            member.is_some_and(|member| member.public_key == *key && member.place == Place::Relayed)
-        };
-        let called = self.desired.peers.keys().filter(|key| wanted(key)).filter_map(|key| {
-            let Seen { endpoint, .. } = *self.saving.seen.get(&key.id())?;
-            let reached = unusable(endpoint).is_none()
-                && !self.admission.filter.denies(endpoint.ip())
-                && !self.config.relay.addresses.contains(&endpoint.ip());
-            reached.then_some((*key, endpoint))
-        });
-        match self.interface.call(&called.collect()).await {
-            Ok(0) => {}
-            Ok(hosts) => info!(hosts, "called where they were last seen"),
-            Err(error) => warn!("{error:#}: hosts have to come back by themselves"),
-        }
     }
 
     /// Puts back the sessions that an earlier run has left, as far as they are still allowed, and removes the rest.
@@ -239,4 +221,26 @@ fn totals(saved: &Saved) -> impl Iterator<Item = (MemberId, MemberTraffic)> {
         let total = MemberTraffic { sent: traffic(host.sent), received: traffic(host.received) };
         (total != MemberTraffic::default()).then_some((key.id(), total))
     })
+}
+
+/// Whom WireGuard is to call if it does not know where they are: hosts that are relayed here, where they were last seen.
+fn called(
+    desired: &Desired,
+    saved: &Saved,
+    admission: &Admission,
+    config: &Config,
+) -> HashMap<PublicKey, SocketAddr> {
+    let here = |key: &PublicKey| {
+        let member = desired.members.member(key.id());
+        member.is_some_and(|member| member.public_key == *key && member.place == Place::Relayed)
+    };
+    let reached = |endpoint: SocketAddr| {
+        unusable(endpoint).is_none()
+            && !admission.filter.denies(endpoint.ip())
+            && !config.relay.addresses.contains(&endpoint.ip())
+    };
+    let now = clock::moment();
+    let seen = saved.seen(&now).map(|(key, seen)| (key, seen.endpoint));
+    seen.filter(|(key, endpoint)| desired.peers.contains_key(key) && here(key) && reached(*endpoint))
+        .collect()
 }

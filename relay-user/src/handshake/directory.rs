@@ -307,6 +307,11 @@ impl Directory {
         self.learned.get(&member).copied()
     }
 
+    /// Of how many members the relay's own interface has learned something.
+    pub fn learned_len(&self) -> usize {
+        self.learned.len()
+    }
+
     /// Where a member is to be found, in whatever families.
     pub fn locations(&self, member: MemberId) -> Vec<SocketAddr> {
         let mut locations = match self.members.member(member).map(|member| &member.place) {

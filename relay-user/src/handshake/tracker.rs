@@ -375,6 +375,11 @@ impl Tracker {
         self.directory.locations(member).first().copied()
     }
 
+    /// How many members are relayed here and at an endpoint that was learned.
+    pub fn registered(&self) -> usize {
+        self.directory.learned_len()
+    }
+
     /// What has happened so far.
     pub fn outcomes(&self) -> &Outcomes {
         &self.outcomes

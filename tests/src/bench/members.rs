@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use relay_user::{
     client::Client,
+    interface::PEERS_AT_ONCE,
     members::PublicKey,
     model::Command,
     store::{Embedded, Writer, unix_time},
@@ -56,8 +57,10 @@ pub struct Row {
     pub relayed: usize,
     /// Enrolments by the API of `wgrelay serve`, at its unix socket, each durable before it is answered.
     pub enrolments_per_second: f64,
-    /// From the start of `wgrelay run` until all tables are written, the peers of its WireGuard interface among them.
+    /// From the start of `wgrelay run` until it forwards, all tables written.
     pub start_seconds: f64,
+    /// From then on until its WireGuard interface has all peers.
+    pub peers_seconds: f64,
     /// From a request to the API until the change is durable and in the tables, in milliseconds.
     pub change_ms: Spread,
     /// Memory of `wgrelay run` that is resident, in MiB: after all this, and at most.
@@ -133,6 +136,11 @@ impl Scene {
         let start = now();
         self.relay.start();
         let start_seconds = start.elapsed().as_secs_f64();
+        let relayed = members.min(RELAYED);
+        if relayed > PEERS_AT_ONCE {
+            until("peers", PATIENCE, || self.relay.said().contains("has its peers").then_some(()));
+        }
+        let peers_seconds = start.elapsed().as_secs_f64() - start_seconds;
         let client = Client::unix(&self.relay.socket())?;
         let change_ms = runtime.block_on(changes(&client))?;
 
@@ -151,9 +159,10 @@ impl Scene {
         let move_ms = self.moves();
         Ok(Row {
             members,
-            relayed: members.min(RELAYED),
+            relayed,
             enrolments_per_second,
             start_seconds,
+            peers_seconds,
             change_ms,
             resident_mib: memory(wgrelay, "VmRSS")?,
             resident_mib_peak: memory(wgrelay, "VmHWM")?,

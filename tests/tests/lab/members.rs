@@ -5,11 +5,12 @@ use std::time::Duration;
 use relay_tests::{
     World,
     internet::public,
-    relay::{Outer, SessionStatus},
+    relay::{Member, Outer, SessionStatus},
     traffic::{Pinging, connect, ping},
     until,
     world::REGISTRATION,
 };
+use rustix::process::Signal;
 
 /// How soon a change of the file must have been carried out.
 const LIVE: Duration = Duration::from_secs(5);
@@ -79,4 +80,26 @@ fn a_denied_source_is_cut_off_at_once_and_comes_back_when_it_is_denied_no_more()
     world.relay.write_configuration();
     // WireGuard still knows where a is, and a tries again after 15 s.
     pings.more(20, Duration::from_secs(35));
+}
+
+/// More than WireGuard is told of in one call.
+const VERY_MANY: usize = 20_000;
+
+#[test]
+fn forwarding_does_not_wait_until_wireguard_knows_very_many_hosts() {
+    let mut world = World::running(Outer::Ipv4);
+    world.relay.stop(Signal::TERM);
+    world.relay.members.extend((0..VERY_MANY).map(|_| Member::invented()));
+    world.relay.start();
+    let peers = || world.relay.said().contains("the WireGuard interface has its peers").then_some(());
+    until("all peers", Duration::from_secs(20), peers);
+    let said = world.relay.said();
+    let [being_set, ready, set] =
+        ["peers of the WireGuard interface are being set", "ready", "has its peers"]
+            .map(|what| said.find(what).unwrap_or_else(|| panic!("{what:?} was not said:\n{said}")));
+    assert!(being_set < ready && ready < set, "{said}");
+    let shown = world.relay.wg(&["show", &world.relay.interface, "peers"]);
+    assert_eq!(shown.lines().count(), VERY_MANY + 2, "a and b are the others");
+    // Hosts that were registered are called as soon as their peers are there.
+    connect(&world.a, &world.b, Duration::from_secs(40));
 }

@@ -35,7 +35,9 @@ const XDP_TX: u32 = 3;
 const LOOPBACK: u32 = 1;
 const MACS: Macs = Macs { source: [2, 0, 0, 0, 0, 1], destination: [2, 0, 0, 0, 0, 2] };
 const TURN_PORT: u16 = 3478;
-const FIRST_RELAYED: u16 = 50_000;
+/// The relayed port of all channels, since the driver writes where frames come from and not where they go: as if one client
+/// had bound them all.
+const RELAYED: u16 = 50_000;
 const NUMBER: u16 = 0x4001;
 const TTL: u8 = 64;
 /// How many channels there are; a power of two.
@@ -94,7 +96,7 @@ impl Way {
         Binding {
             tuple: FiveTuple { client: host(client, 10, number), server: relay(client, TURN_PORT) },
             number: NUMBER,
-            relayed: relay(peer, FIRST_RELAYED + number),
+            relayed: relay(peer, RELAYED),
             peer: host(peer, 20, number),
             until: Duration::MAX,
             user: MemberId(1),
@@ -171,7 +173,7 @@ pub fn run(object: &[u8], effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec
 
 fn measure(object: &[u8], way: Way, effort: Effort) -> Result<Row> {
     let mut driver = Driver::sending(object, way.sending())?;
-    let relayed = FIRST_RELAYED..=FIRST_RELAYED + CHANNELS;
+    let relayed = RELAYED..=RELAYED;
     let mut relay = Relay::with_channels(MACS, LOOPBACK, (TURN_PORT, relayed), |locals| {
         (0..CHANNELS).map(|number| way.entry(number, locals)).collect()
     })?;
