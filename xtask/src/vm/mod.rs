@@ -86,11 +86,12 @@ pub fn run(workspace: &Path, arguments: &Arguments) -> Result<()> {
         }
         println!("==> Linux {}", kernel.release);
         report.run(kernel, &steps, machine, &directory.join(format!("{kernel}.log")));
+        if arguments.write {
+            // Of a run that is interrupted, what it has seen stays.
+            report.write(&workspace.join("docs/kernels.md"))?;
+        }
     }
     print!("\n{report}");
-    if arguments.write {
-        report.write(&workspace.join("docs/kernels.md"))?;
-    }
     report.verdict()
 }
 
