@@ -45,7 +45,7 @@ use crate::{
     interface::{Interface, Peer},
     keep::Keep,
     maps::Maps,
-    members::{Desired, MemberId, Peers, Place, PublicKey},
+    members::{Desired, Member, MemberId, Peers, Place, PublicKey},
     netlink::{Netlink, News},
     next_hops::{Flow, NextHops},
     program::Attached,
@@ -430,11 +430,12 @@ impl Engine {
         self.carry_out(actions).await;
         let (mut rates, mut registers) = (false, false);
         let mut moved = Vec::new();
+        let here = |member: Option<&Arc<Member>>| {
+            member.filter(|member| member.place == Place::Relayed).map(|member| member.public_key)
+        };
         for (id, was, after) in self.desired.members.changes_since(&before.members) {
             rates |= was.and_then(|was| was.rate_limit) != after.and_then(|after| after.rate_limit);
-            registers |= after.is_some_and(|after| after.place == Place::Relayed)
-                && after.map(|after| (&after.public_key, &after.place))
-                    != was.map(|was| (&was.public_key, &was.place));
+            registers |= here(after).is_some_and(|key| here(was) != Some(key));
             moved.extend(was.zip(after).filter(|(was, after)| was.place != after.place));
             if after.is_none() {
                 self.maps.totals.remove(id);

@@ -84,17 +84,18 @@ impl Rates {
             }
         };
         self.entries.insert(member, (id, Some(limit)));
-        changes.entries.insert(id, entry(member, limit));
+        changes.entries.insert(id, Rate { member: MemberId::to_map(Some(member)), ..limit.into() });
     }
 }
 
-/// A limit as the table has it, with full buckets.
-fn entry(member: MemberId, limit: RateLimit) -> Rate {
-    Rate {
-        member: MemberId::to_map(Some(member)),
-        packet_cost: limit.packets_per_second.map_or(0, cost),
-        byte_cost: limit.bits_per_second.map_or(0, byte_cost),
-        ..Rate::default()
+/// A limit as the table has it, nobody's yet, with full buckets.
+impl From<RateLimit> for Rate {
+    fn from(limit: RateLimit) -> Self {
+        Self {
+            packet_cost: limit.packets_per_second.map_or(0, cost),
+            byte_cost: limit.bits_per_second.map_or(0, byte_cost),
+            ..Self::default()
+        }
     }
 }
 

@@ -54,8 +54,11 @@ impl Registrar {
         let (notices, receiver) = mpsc::unbounded_channel();
         let (applied, applied_receiver) = watch::channel(ours.map(peer).collect());
         let mut task = Task { interface, applied, wanted: wanted.clone(), missing: Vec::new() };
-        let (set, remove) = task.changes();
-        let changes = set.len() + remove.len();
+        let changes = {
+            let applied = task.applied.borrow();
+            let (set, remove) = task.changes(&applied);
+            set.len() + remove.len()
+        };
         if changes <= PEERS_AT_ONCE {
             task.apply().await?;
             task.call(&last_seen).await;
@@ -133,9 +136,9 @@ impl Task {
     }
 
     async fn apply(&mut self) -> Result<()> {
-        let (set, remove) = self.changes();
+        let applied = self.applied.borrow().clone();
+        let (set, remove) = self.changes(&applied);
         if !set.is_empty() || !remove.is_empty() {
-            let set = set.iter().map(|(key, peer)| (*key, peer));
             self.interface.change_peers(set, remove).await?;
         }
         self.applied.send_replace(self.wanted.clone());
@@ -143,17 +146,17 @@ impl Task {
         Ok(())
     }
 
-    /// The peers that have to be set, and those that have to go.
-    fn changes(&self) -> (Vec<(PublicKey, Peer)>, Vec<PublicKey>) {
+    /// The peers that have to be set, and those that have to go, where these are there.
+    fn changes(&self, applied: &Peers) -> (Vec<(PublicKey, &Peer)>, Vec<PublicKey>) {
         use imbl::ordmap::DiffItem as D;
         let (mut set, mut remove) = (Vec::new(), Vec::new());
-        for item in self.applied.borrow().diff(&self.wanted) {
+        for item in applied.diff(&self.wanted) {
             match item {
-                D::Add(key, peer) | D::Update { new: (key, peer), .. } => set.push((*key, peer.clone())),
+                D::Add(key, peer) | D::Update { new: (key, peer), .. } => set.push((*key, peer)),
                 D::Remove(key, _) => remove.push(*key),
             }
         }
-        set.extend(self.missing.iter().filter_map(|key| Some((*key, self.wanted.get(key)?.clone()))));
+        set.extend(self.missing.iter().filter_map(|key| Some((*key, self.wanted.get(key)?))));
         (set, remove)
     }
 

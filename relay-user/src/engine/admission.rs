@@ -40,9 +40,21 @@ impl Engine {
     pub(super) fn apply_rates(&mut self) {
         let changes = self.rates.update(&self.desired.members, self.channels.limits());
         self.write_rates(&changes);
+        if changes.members.is_empty() {
+            return;
+        }
+        let named = |session: &Session| {
+            let sides = [session.initiator.member, session.responder.member];
+            sides.into_iter().flatten().any(|member| changes.members.contains(&member))
+        };
+        let sessions: Vec<Session> =
+            self.tracker.sessions().filter(|session| named(session)).copied().collect();
+        for session in sessions {
+            self.write(&session);
+        }
     }
 
-    /// Gives a user of the TURN server a rate limit, or takes it away.
+    /// Gives a user of the TURN server a rate limit, or takes it away. No session names it.
     pub(super) fn apply_rate(&mut self, user: MemberId, limit: Option<RateLimit>) {
         let mut changes = Changes::default();
         self.rates.set(user, limit, &mut changes);
@@ -58,18 +70,6 @@ impl Engine {
                 left_out = changes.left_out,
                 "too many members and TURN users have a rate limit: these have none; give fewer one"
             );
-        }
-        if changes.members.is_empty() {
-            return;
-        }
-        let named = |session: &Session| {
-            let sides = [session.initiator.member, session.responder.member];
-            sides.into_iter().flatten().any(|member| changes.members.contains(&member))
-        };
-        let sessions: Vec<Session> =
-            self.tracker.sessions().filter(|session| named(session)).copied().collect();
-        for session in sessions {
-            self.write(&session);
         }
     }
 

@@ -437,6 +437,7 @@ impl Server {
         actions: &mut Vec<Action>,
     ) {
         let Some(allocation) = self.allocations.get(tuple) else { return };
+        let user = user_id(&allocation.account);
         let bindings = allocation.channels().filter(|(.., channel)| concerned(&channel.peer));
         actions.extend(bindings.map(|(number, relayed, channel)| {
             Action::Bind(Binding {
@@ -445,7 +446,7 @@ impl Server {
                 relayed: relayed.address,
                 peer: channel.peer,
                 until: channel.until,
-                user: user_id(&allocation.account),
+                user,
                 limit: self.settings.quotas.rate,
             })
         }));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rand::{Rng as _, rngs::StdRng};
-use relay_ebpf::bucket::{Bucket, RATE_DEPTH_NS, byte_cost, bytes_cost};
+use relay_ebpf::tables::{Rate, RateBuckets};
 use turn_types::{
     attribute::{Data, XorPeerAddress},
     channel::ChannelData,
@@ -197,7 +197,7 @@ pub struct Account {
     /// What has passed for allocations that have ended.
     pub traffic: BothWays,
     /// What it may send yet, and receive.
-    buckets: [Bucket; 2],
+    buckets: [RateBuckets; 2],
 }
 
 /// Users without allocations are forgotten when there are more than so many.
@@ -498,12 +498,10 @@ fn within(
     way: usize,
     data: &[u8],
 ) -> bool {
-    let Some((account, bits)) = accounts.get_mut(account).zip(rate.and_then(|rate| rate.bits_per_second))
-    else {
-        return true;
-    };
-    let cost = bytes_cost(u16::try_from(data.len()).unwrap_or(u16::MAX), byte_cost(bits));
-    let after = account.buckets[way].after(now.as_nanos() as u64, cost, RATE_DEPTH_NS);
-    account.buckets[way] = after.unwrap_or(account.buckets[way]);
+    let Some((account, rate)) = accounts.get_mut(account).zip(rate) else { return true };
+    let buckets = &mut account.buckets[way];
+    let len = u16::try_from(data.len()).unwrap_or(u16::MAX);
+    let after = Rate::from(rate).after(*buckets, now.as_nanos() as u64, len);
+    *buckets = after.unwrap_or(*buckets);
     after.is_some()
 }
