@@ -1,6 +1,6 @@
 //! What becomes of a packet: the checks in their order, and the one [`Reason`] at the end of them.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use relay_ebpf::{
     reason::{Family, Reason},
     tables::{Class, Endpoint},
@@ -15,6 +15,7 @@ use crate::{
     maps::{PENDING, is_relay, locals, port_be},
     sessions,
     straight::straight,
+    straight_channel::straight_channel,
     turn::turn,
     up::{Arrival, copy_up, hint},
 };
@@ -27,11 +28,21 @@ const ETHERTYPE_8021AD: u16 = 0x88a8;
 pub fn decide(ctx: &XdpContext, frame: &mut Frame<'_>) -> (Reason, Family) {
     let ethertype = frame.prefix::<Ethernet<0>>().map(|ethernet| u16::from_be_bytes(ethernet.ethertype_be));
     let sent = match ethertype {
-        Some(Ipv4::ETHERTYPE) => straight::<Ipv4>(ctx, frame).map(|reason| (reason, Ipv4::FAMILY)),
-        Some(Ipv6::ETHERTYPE) => straight::<Ipv6>(ctx, frame).map(|reason| (reason, Ipv6::FAMILY)),
+        Some(Ipv4::ETHERTYPE) => untagged::<Ipv4>(ctx, frame),
+        Some(Ipv6::ETHERTYPE) => untagged::<Ipv6>(ctx, frame),
         _ => None,
     };
-    sent.unwrap_or_else(|| by_tags(ctx, frame))
+    // Anew, since the verifier takes any call that may move the head for one that has.
+    sent.unwrap_or_else(|| by_tags(ctx, &mut Frame::of(ctx)))
+}
+
+#[inline(always)]
+fn untagged<I>(ctx: &XdpContext, frame: &mut Frame<'_>) -> Option<(Reason, Family)>
+where
+    I: Ip + LeaveAs<<I as Ip>::Other>,
+{
+    let session = straight::<I>(ctx, frame).map(|reason| (reason, I::FAMILY));
+    session.or_else(|| straight_channel::<I>(ctx))
 }
 
 #[inline(always)]
@@ -191,12 +202,15 @@ where
         known = true;
     }
     let message_at = size_of::<UdpFrame<TAGS, I>>();
-    (not_relayed(ctx, packet, message_at, known), I::FAMILY)
+    (not_relayed(ctx.ctx, packet, message_at, known), I::FAMILY)
 }
 
-/// A message that is no data of a session. `known` says that it is as if, but from or to other addresses.
-#[inline(always)]
-fn not_relayed<I: Ip>(ctx: &XdpContext, packet: &Packet<I>, message_at: usize, known: bool) -> Reason {
+/// A message that is no data of a session. `known` says that it is as if, but from or to other addresses. `packet` lies in
+/// the frame. A function of its own, whose stack is no part of what sends packets on.
+#[inline(never)]
+fn not_relayed<I: Ip>(ctx: *mut xdp_md, packet: *const Packet<I>, message_at: usize, known: bool) -> Reason {
+    // SAFETY: the caller has found the packet in the frame, whose head stays where it is.
+    let (ctx, packet) = (&XdpContext::new(ctx), unsafe { &*packet });
     if !is_relay(packet.ip.destination()) {
         return Reason::OtherDestination;
     }

@@ -18,4 +18,4 @@ pub mod wireguard;
 
 /// Version of the contract. It is part of the pin directory's name, so a program never meets maps of another layout.
 /// Raise it whenever a key, a value, the meaning of a field or the set of maps changes.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -5,7 +5,8 @@
 //! tells userspace, `forward` checks what is to leave, and `rewrite`, the only one that writes to a packet, comes last, when nothing can fail any more. What comes
 //! back is a [`Reason`](relay_ebpf::reason::Reason), which `program` counts and turns into the verdict.
 //!
-//! What is not for the relay port may be data of the TURN server's channels, which `turn` sends on.
+//! What is not for the relay port may be data of the TURN server's channels, which `straight_channel` sends on, or `turn` if
+//! it is not that simple.
 //!
 //! `slow_path` holds the filters of userspace's sockets, which take up what the XDP program has to pass on.
 //!
@@ -36,6 +37,8 @@ mod sessions;
 mod slow_path;
 #[cfg(target_arch = "bpf")]
 mod straight;
+#[cfg(target_arch = "bpf")]
+mod straight_channel;
 #[cfg(target_arch = "bpf")]
 mod turn;
 #[cfg(target_arch = "bpf")]

@@ -134,6 +134,25 @@ pub fn locals() -> Option<&'static [Address; tables::LOCALS_MAX as usize]> {
     LOCALS.get(0).map(|Locals(addresses)| addresses)
 }
 
+/// Whether an address of the relay can have this id.
+#[inline(always)]
+pub fn is_local_id(id: u8) -> bool {
+    usize::from(id) < tables::LOCALS_MAX as usize
+}
+
+/// The address with an id that stands in a map and [is one](is_local_id). Read anew and cut to size: of a value that was
+/// kept on the stack Linux 6.1 does not know any more that it had been found small enough.
+///
+/// # Safety
+/// `id` must be in a map value.
+#[inline(always)]
+pub unsafe fn local(id: *const u8) -> Option<Address> {
+    const { assert!(tables::LOCALS_MAX.is_power_of_two() && tables::LOCALS_MAX <= 256) };
+    // SAFETY: a map value stays readable as long as the program runs.
+    let id = unsafe { id.read_volatile() } & (tables::LOCALS_MAX - 1) as u8;
+    locals().map(|locals| locals[usize::from(id)])
+}
+
 /// Whether this is one of the relay's addresses. For the slower ways: the data path knows which one to compare with.
 /// Unused entries are `::`, which [`crate::ip`] lets through as a destination of no packet.
 #[inline(never)]

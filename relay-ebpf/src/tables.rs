@@ -160,8 +160,8 @@ pub const fn channel_home(key: u64) -> u32 {
     (((key >> 32) * HOMES) >> 32) as u32
 }
 
-/// The unit in which [`Channel::until`] counts: 2³⁰ ns, some 1.07 s.
-pub const UNTIL_SHIFT: u32 = 30;
+/// The unit in which [`Channel::until`] counts: 2⁶ ticks of the kernel (jiffies), which are 64 to 640 ms.
+pub const UNTIL_SHIFT: u32 = 6;
 
 /// What the loader tells the program (a global, constant once loaded). Aligned so that the program, which reads it as
 /// volatile, does so in one load and not byte by byte.
@@ -516,7 +516,7 @@ pub struct Channel {
     pub local_in: u8,
     /// Id in [`Locals`] of the address that it leaves from.
     pub local_out: u8,
-    /// It forwards as long as CLOCK_MONOTONIC, in units of 2^[`UNTIL_SHIFT`] ns, is less than this.
+    /// It forwards as long as the kernel's ticks (jiffies), in units of 2^[`UNTIL_SHIFT`], are less than this.
     pub until: u32,
     /// The channel number, network byte order.
     pub number_be: [u8; 2],
@@ -661,7 +661,7 @@ mod tests {
     /// Pinned maps outlive the program: a field that moves needs a new [`crate::ABI_VERSION`].
     #[test]
     fn fields_are_where_this_version_has_them() {
-        assert_eq!(crate::ABI_VERSION, 4);
+        assert_eq!(crate::ABI_VERSION, 5);
         assert_eq!((offset_of!(Endpoint, address), offset_of!(Endpoint, port)), (0, 16));
         assert_eq!((offset_of!(Session, source), offset_of!(Session, destination)), (0, 16));
         assert_eq!((offset_of!(Session, packets), offset_of!(Session, bytes)), (32, 40));

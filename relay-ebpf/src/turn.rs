@@ -4,8 +4,9 @@
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_load_bytes},
-    programs::XdpContext,
+    helpers::{bpf_jiffies64, bpf_xdp_load_bytes},
+    macros::socket_filter,
+    programs::{SkBuffContext, XdpContext},
 };
 use relay_ebpf::{
     checksum,
@@ -20,7 +21,7 @@ use crate::{
     forward::headers_len,
     frame::{Frame, HeadedFrame, Udp, UdpFrame},
     ip::{Ip, LeaveAs, Leaving},
-    maps::{NEXT_HOPS, is_relay, locals, relayed_ports, seed, turn_port_be},
+    maps::{NEXT_HOPS, is_local_id, is_relay, local, locals, relayed_ports, seed, turn_port_be},
     rewrite::write,
     straight::egress,
 };
@@ -28,15 +29,15 @@ use crate::{
 /// The header of a client's data.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
-struct Header {
-    number_be: [u8; 2],
-    len_be: [u8; 2],
+pub struct Header {
+    pub number_be: [u8; 2],
+    pub len_be: [u8; 2],
 }
 
 impl Header {
     /// How many bytes a message with this header has behind its data; more than it may, if it is shorter than it says.
     #[inline(always)]
-    fn padding(self, message_len: usize) -> usize {
+    pub fn padding(self, message_len: usize) -> usize {
         message_len.wrapping_sub(size_of::<Self>() + usize::from(u16::from_be_bytes(self.len_be)))
     }
 }
@@ -100,7 +101,7 @@ where
 
 /// Whether the packet comes from where the channel's data comes from, and to where it goes.
 #[inline(always)]
-fn belongs<I: Ip>(channel: *mut Channel, ip: &I, udp: &Udp, number: u16) -> bool {
+pub fn belongs<I: Ip>(channel: *mut Channel, ip: &I, udp: &Udp, number: u16) -> bool {
     // SAFETY: a map value stays readable as long as the program runs, and of a slot that is in use nothing of this changes.
     let channel = unsafe { &*channel };
     // What a peer sends has no number.
@@ -141,8 +142,7 @@ where
         return (moved::<I, I>(ctx.ctx, packet, channel, next_hop, TAGS), I::FAMILY);
     }
     let reason = moved::<I, I::Other>(ctx.ctx, packet, channel, next_hop, TAGS);
-    let left = matches!(reason, Reason::ChannelTx | Reason::ChannelRedirect);
-    (reason, if left { I::FAMILY_LEAVING } else { I::FAMILY })
+    (reason, if has_left(reason) { I::FAMILY_LEAVING } else { I::FAMILY })
 }
 
 /// Sends the data on. All that can fail comes before the first byte is written. `packet` lies in the frame, behind `tags`
@@ -159,9 +159,9 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     // SAFETY: as in `belongs`; the caller has found the packet in the frame, and the reference is used no more once the head
     // has moved.
     let (channel, packet) = unsafe { (&*entry, &*packet) };
-    let Some(&local) = locals().and_then(|locals| locals.get(usize::from(channel.local_out))) else {
+    if !is_local_id(channel.local_out) {
         return Reason::NextHopUnresolved;
-    };
+    }
     let tags_out = usize::from(next_hop.tag_count);
     if next_hop.mtu == 0 || tags_out > TAGS_MAX {
         return Reason::NextHopUnresolved;
@@ -180,16 +180,9 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     if channel.rate != 0 && !within_rate(channel.rate, from_client, len as u16) {
         return Reason::OverRateLimit;
     }
-    let sent = match egress(&ctx, next_hop) {
-        Some(Reason::ForwardedTx) => Reason::ChannelTx,
-        Some(_) => Reason::ChannelRedirect,
-        None => return Reason::NoTxPort,
-    };
-    let leaving =
-        Leaving { local, destination: channel.destination, ip_delta: channel.ip_delta, payload_len };
-    let ip: O = packet.ip.leave_as(&leaving);
-    let udp = udp(channel, &packet.udp, payload_len, delta);
-
+    let Some(sent) = egress_of_channel(&ctx, next_hop) else { return Reason::NoTxPort };
+    // What is kept over the call is kept on the stack, so that is as little as can be.
+    let (ip, came) = (packet.ip, packet.udp);
     let mut frame = Frame::of(&ctx);
     let before = udp_at + size_of::<Udp>() + if from_client { size_of::<Header>() } else { 0 };
     let after = headers_len::<O>(tags_out) as usize
@@ -198,6 +191,11 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     if !frame.grow_head(after as i32 - before as i32) {
         return Reason::NoHeadroom;
     }
+    // SAFETY: `entry` is a map value.
+    let Some(local) = (unsafe { local(&raw const (*entry).local_out) }) else { return Reason::RewriteFailed };
+    let Channel { destination, ip_delta, .. } = *channel;
+    let ip: O = ip.leave_as(&Leaving { local, destination, ip_delta, payload_len });
+    let udp = udp(channel, &came, payload_len, delta);
     let written = match (tags_out, from_client) {
         (0, true) => write::<0, O, [u8; 0]>(&mut frame, next_hop, ip, udp, []),
         (1, true) => write::<1, O, [u8; 0]>(&mut frame, next_hop, ip, udp, []),
@@ -213,14 +211,36 @@ fn moved<I: LeaveAs<O>, O: Ip>(
     sent
 }
 
+/// Whether the data was sent on.
+#[inline(always)]
+pub fn has_left(reason: Reason) -> bool {
+    matches!(reason, Reason::ChannelTx | Reason::ChannelRedirect)
+}
+
+/// As [`egress`].
+#[inline(always)]
+pub fn egress_of_channel(ctx: &XdpContext, next_hop: &NextHop) -> Option<Reason> {
+    let way = egress(ctx, next_hop)?;
+    Some(if way == Reason::ForwardedTx { Reason::ChannelTx } else { Reason::ChannelRedirect })
+}
+
 /// The data in a packet, and what is to be done for it beside the headers.
-struct Data {
+pub struct Data {
     /// Its length in bytes.
-    len: usize,
+    pub len: usize,
     /// The header that goes before it to the client.
-    header: Header,
+    pub header: Header,
     /// What the header, and padding, that come or go add to the UDP checksum.
-    delta: u16,
+    pub delta: u16,
+}
+
+/// What a client has sent behind this header, if nothing comes after it.
+#[inline(always)]
+pub fn without_header(header: Header) -> Data {
+    let len = usize::from(u16::from_be_bytes(header.len_be));
+    let delta =
+        checksum::add(checksum::replace(header.number_be, [0; 2]), checksum::replace(header.len_be, [0; 2]));
+    Data { len, header, delta }
 }
 
 /// What a client has sent.
@@ -229,10 +249,8 @@ fn of_client(ctx: &XdpContext, udp_at: usize, udp: &Udp) -> Option<Data> {
     let message_len = usize::from(u16::from_be_bytes(udp.len_be)).wrapping_sub(size_of::<Udp>());
     let message_at = udp_at + size_of::<Udp>();
     let header: Header = load(ctx, message_at)?;
-    let len = usize::from(u16::from_be_bytes(header.len_be));
     let padding = header.padding(message_len);
-    let mut delta =
-        checksum::add(checksum::replace(header.number_be, [0; 2]), checksum::replace(header.len_be, [0; 2]));
+    let Data { len, mut delta, .. } = without_header(header);
     if padding > 0 {
         // The last four bytes, the first of which may still be data or header.
         let last: [u8; 4] = load(ctx, message_at + message_len - 4)?;
@@ -248,7 +266,7 @@ fn of_client(ctx: &XdpContext, udp_at: usize, udp: &Udp) -> Option<Data> {
 
 /// What a peer has sent.
 #[inline(always)]
-fn of_peer(channel: &Channel, udp: &Udp) -> Option<Data> {
+pub fn of_peer(channel: &Channel, udp: &Udp) -> Option<Data> {
     let len = usize::from(u16::from_be_bytes(udp.len_be)).wrapping_sub(size_of::<Udp>());
     let header = Header { number_be: channel.number_be, len_be: (len as u16).to_be_bytes() };
     let delta =
@@ -263,7 +281,7 @@ fn of_peer(channel: &Channel, udp: &Udp) -> Option<Data> {
 
 /// The UDP header that the data leaves with. Its length counts twice: it is in the pseudo-header, too.
 #[inline(always)]
-fn udp(channel: &Channel, udp: &Udp, payload_len: usize, delta: u16) -> Udp {
+pub fn udp(channel: &Channel, udp: &Udp, payload_len: usize, delta: u16) -> Udp {
     let len_be = (payload_len as u16).to_be_bytes();
     let longer = checksum::replace(udp.len_be, len_be);
     let delta = checksum::add(checksum::add(channel.udp_delta, delta), checksum::add(longer, longer));
@@ -288,9 +306,15 @@ fn load<T: FromBytes + IntoBytes>(ctx: &XdpContext, at: usize) -> Option<T> {
     (failed == 0).then_some(value)
 }
 
-/// The time as [`Channel::until`] has it.
+/// The time as [`Channel::until`] has it. The verifier makes one load of it, where any other clock is a call.
 #[inline(always)]
-fn now() -> u32 {
-    // SAFETY: a helper without arguments or conditions. As exact as the timer tick is, and a tenth as dear.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> UNTIL_SHIFT) as u32
+pub fn now() -> u32 {
+    // SAFETY: a helper without arguments or conditions.
+    (unsafe { bpf_jiffies64() } >> UNTIL_SHIFT) as u32
+}
+
+/// The time for userspace, which has no other way to learn it.
+#[socket_filter]
+pub fn ticks(_: SkBuffContext) -> i64 {
+    now().into()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +13,16 @@ pub fn now() -> Timestamp {
     clock_gettime(ClockId::CLOCK_BOOTTIME).expect("CLOCK_BOOTTIME exists since Linux 2.6.39").into()
 }
 
-/// The time since boot without suspended time (CLOCK_MONOTONIC), which the XDP program reads as well.
+/// The time since boot without suspended time (CLOCK_MONOTONIC).
 pub fn monotonic() -> Timestamp {
     clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists everywhere").into()
+}
+
+/// How long a tick of the kernel is (TICK_NSEC, the step of its coarse clocks).
+pub fn tick() -> Duration {
+    clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .expect("CLOCK_MONOTONIC_COARSE exists since Linux 2.6.32")
+        .into()
 }
 
 /// How long ago a moment of the calendar was; `None` if it is in the future, as after a clock was set back.

@@ -17,7 +17,7 @@ use toml::Spanned;
 use crate::{
     admission::{Admission, Filter, Packets, Work},
     members::{Member, Members, MembersError, OtherRelay, Place, Policy, PublicKey, RateLimit, unusable},
-    turn::config::{ApiConfig as TurnApi, TurnConfig},
+    turn::config::{ApiConfig as TurnApi, Sockets as TurnSockets, TurnConfig},
 };
 
 mod control;
@@ -418,12 +418,12 @@ impl Config {
         }
     }
 
-    /// Of the TURN server, its port and those of relayed addresses, which the XDP program knows as constants; and its API.
-    fn turn_fixed(&self) -> Option<(u16, std::ops::RangeInclusive<u16>, &str, Option<&TurnApi>)> {
+    /// Of the TURN server, what it opens at its start (and the XDP program knows as constants); and its API.
+    fn turn_fixed(&self) -> Option<(TurnSockets<'_>, &str, Option<&TurnApi>)> {
         let turn = self.turn.as_ref()?;
         // Registered hosts have keys for a realm.
         let realm = if turn.api.is_some() { &*turn.realm } else { "" };
-        Some((turn.port, turn.ports(), realm, turn.api.as_ref()))
+        Some((turn.sockets(), realm, turn.api.as_ref()))
     }
 
     /// The settings in which `new` differs and that are fixed once the relay runs.
@@ -444,7 +444,7 @@ impl Config {
             ("metrics", self.metrics == new.metrics),
             ("the sizes in limits", self.limits.sizes() == new.limits.sizes()),
             ("control", self.control == new.control),
-            ("the ports and the API in turn", self.turn_fixed() == new.turn_fixed()),
+            ("the ports, the certificate and the API in turn", self.turn_fixed() == new.turn_fixed()),
         ]
         .into_iter()
         .filter_map(|(name, same)| (!same).then_some(name))

@@ -55,6 +55,7 @@ use crate::{
     service,
     sockets::Sockets,
     status::{Host, SessionDirection, Status, TurnStatus, UnknownSource, Userspace},
+    ticks::Ticks,
     turn::{
         allocation::BothWays,
         server::{Binding, FiveTuple},
@@ -194,6 +195,8 @@ pub struct Engine {
     counts: Userspace,
     /// Channels of the TURN server.
     channels: channels::Channels,
+    /// What they end by.
+    ticks: Ticks,
     started: Timestamp,
     reads: Reads,
     notices: Notices,

@@ -45,6 +45,8 @@ pub mod sockets;
 mod state_file;
 pub mod status;
 pub mod store;
+pub mod ticks;
+pub mod tls;
 pub mod totals;
 pub mod turn;
 mod wireguard;

@@ -336,6 +336,8 @@ impl Scrape {
         let Some(turn) = &self.status.turn else { return Ok(()) };
         families.gauges("turn_allocations", "Allocations.", None, [(NONE, turn.allocations as f64)])?;
         families.gauges("turn_channels", "Channels of allocations.", None, [(NONE, turn.channels as f64)])?;
+        let connections = [(NONE, turn.connections as f64)];
+        families.gauges("turn_connections", "Connections of clients by TCP and TLS.", None, connections)?;
         families.counters(
             "turn_events",
             "What has become of TURN clients' requests, and of data that was refused.",

@@ -38,6 +38,7 @@ use crate::{
     netlink::Netlink,
     object::object,
     sockets::Sockets,
+    ticks::Ticks,
 };
 
 /// The name of the program in the object.
@@ -62,6 +63,8 @@ pub struct Loaded {
     pub events: RingBuf<MapData>,
     /// The raw sockets, with their filters.
     pub sockets: Sockets,
+    /// The time as the program has it.
+    pub ticks: Ticks,
     /// What an earlier run has left, if maps of one were taken over.
     pub left: Option<Left>,
     /// The indices of the interfaces that the program goes to.
@@ -355,13 +358,15 @@ async fn load_maps(
     xdp(&mut ebpf)?.load().map_err(explain_load)?;
     let events = ebpf.take_map(tables::EVENTS).context("the BPF object has no map EVENTS")?.try_into()?;
     let sockets = Sockets::open(config.relay.port, &mut ebpf)?;
+    let ticks = Ticks::read(&mut ebpf)?;
     let maps = Maps::take(&mut ebpf, seed)?;
     let mut interfaces = Vec::new();
     for interface in &config.relay.attach {
         interfaces.push((interface.clone(), netlink.ifindex(interface).await?));
     }
     let indices = interfaces.iter().map(|(_, ifindex)| *ifindex).collect();
-    let loaded = Loaded { maps, events, sockets, left, interfaces: indices, replaces: !others.is_empty() };
+    let replaces = !others.is_empty();
+    let loaded = Loaded { maps, events, sockets, ticks, left, interfaces: indices, replaces };
     Ok((loaded, Program { ebpf, dir: dir.to_owned(), interfaces, replaced, others }))
 }
 

@@ -120,7 +120,10 @@ struct TurnApi {
 impl Turn {
     fn open(config: &Config, source: &Source) -> Result<Option<Self>> {
         let Some(turn) = &config.turn else { return Ok(None) };
-        let place = turn::task::Place { addresses: config.relay.addresses.clone(), port: turn.port };
+        let addresses = config.relay.addresses.clone();
+        // Now: later we may not have the right to such ports.
+        let doors = turn.doors(&addresses)?;
+        let place = turn::task::Place { addresses, port: turn.port, doors };
         let api = match &turn.api {
             Some(api) => {
                 let listen = api.listen;

@@ -243,6 +243,9 @@ pub struct TurnStatus {
     pub allocations: usize,
     /// Their channels.
     pub channels: usize,
+    /// Connections of clients by TCP and TLS.
+    #[serde(default)]
+    pub connections: usize,
     /// Users that have, or lately had, allocations: those with the most bytes, 100 at most.
     pub users: Vec<TurnUsage>,
     /// What has become of requests and data.

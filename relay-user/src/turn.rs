@@ -9,6 +9,7 @@ pub mod allocation;
 pub mod config;
 pub mod credentials;
 pub mod entries;
+mod framing;
 mod guard;
 pub mod message;
 pub mod netmaker;
@@ -18,6 +19,7 @@ mod ports;
 mod requests;
 pub mod server;
 mod sockets;
+pub mod streams;
 pub mod task;
 
 #[cfg(test)]

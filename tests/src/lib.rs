@@ -41,6 +41,7 @@ pub mod stream;
 pub mod traffic;
 pub mod turn;
 pub mod turn_client;
+pub mod turn_requests;
 pub mod uplink;
 pub mod wait;
 pub mod world;

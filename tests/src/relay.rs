@@ -251,7 +251,7 @@ sessions = 65536
         self.runs += 1;
         let log = self.named(&format!("{}.log", self.runs));
         let mut process = Process::start(&mut self.command(), log);
-        until("ready wgrelay", Duration::from_secs(20), || {
+        until("ready wgrelay", Duration::from_secs(60), || {
             if let Some(status) = process.ended() {
                 panic!("wgrelay ended with {status}:\n{}", process.printed());
             }

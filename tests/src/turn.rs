@@ -1,6 +1,6 @@
 //! A relay with a TURN server, and coturn's tools as its clients and peers.
 
-use std::{net::IpAddr, process::Command};
+use std::{net::IpAddr, ops::RangeInclusive, process::Command};
 
 use crate::{
     command::Process,
@@ -12,7 +12,7 @@ use crate::{
 /// The server's port.
 pub const PORT: u16 = 3478;
 /// The ports of its relayed addresses.
-pub const RELAYED: std::ops::RangeInclusive<u16> = 50_000..=50_999;
+pub const RELAYED: RangeInclusive<u16> = 50_000..=50_999;
 /// The port of the peer that echoes.
 pub const ECHO: u16 = 3480;
 /// The realm.
@@ -85,9 +85,14 @@ impl TurnWorld {
 
     /// `[turn]` with the user, the secret and these further lines.
     pub fn configuration(lab: &Lab, more: &str) -> String {
+        Self::configuration_with(lab, RELAYED, more)
+    }
+
+    /// Likewise, with other relayed ports.
+    pub fn configuration_with(lab: &Lab, relayed: RangeInclusive<u16>, more: &str) -> String {
         let secret = lab.file("turn-secret");
         std::fs::write(&secret, SECRET).expect("write the secret");
-        let (first, last) = RELAYED.into_inner();
+        let (first, last) = relayed.into_inner();
         let key = relay_user::turn::credentials::Key::of(USER.0, REALM, USER.1).to_hex();
         format!(
             "\n[turn]\nrealm = {REALM:?}\nport = {PORT}\nrelay_ports = [{first}, {last}]\nsecret_file = {secret:?}\n\

@@ -13,26 +13,16 @@ use std::{
 };
 
 use turn_types::{
-    attribute::{ChannelNumber, RequestedTransport, XorPeerAddress, XorRelayedAddress},
+    attribute::XorRelayedAddress,
     channel::ChannelData,
-    message::{ALLOCATE, CHANNEL_BIND},
-    stun::{
-        attribute::{Nonce, Realm, Username},
-        message::{
-            IntegrityAlgorithm, LongTermCredentials, Message, MessageClass, MessageType, MessageWrite as _,
-            MessageWriteExt as _, MessageWriteVec, Method, TransactionId,
-        },
-        prelude::AttributeWrite,
-    },
+    stun::message::{Message, MessageClass},
 };
 
 use crate::{
     lab::Namespace,
-    turn::{REALM, USER},
+    turn_requests::{NUMBER, Request, Requests},
 };
 
-/// The number of a client's channel.
-pub const NUMBER: u16 = 0x4001;
 /// How often a request is repeated, and how long its answer is waited for.
 const TRIES: usize = 20;
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -42,7 +32,7 @@ pub struct TurnClient {
     server: UdpSocket,
     /// WireGuard's side.
     inside: UdpSocket,
-    nonce: String,
+    requests: Requests,
     /// The address that peers see.
     pub relayed: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -66,15 +56,14 @@ impl TurnClient {
         let mut this = Self {
             server: outside,
             inside,
-            nonce: String::new(),
+            requests: Requests::default(),
             relayed: server,
             stop: Arc::default(),
             threads: Vec::new(),
         };
-        let challenge = this.ask(ALLOCATE, |_| Vec::new());
-        let challenge = Message::from_bytes(&challenge).expect("an answer is a message");
-        challenge.attribute::<Nonce>().expect("a nonce").nonce().clone_into(&mut this.nonce);
-        let answer = this.ask(ALLOCATE, |_| vec![Box::new(RequestedTransport::new(17))]);
+        let challenge = this.ask(this.requests.allocate());
+        this.requests.challenged(&Message::from_bytes(&challenge).expect("an answer is a message"));
+        let answer = this.ask(this.requests.allocate());
         let answer = Message::from_bytes(&answer).expect("an answer is a message");
         assert!(answer.has_class(MessageClass::Success), "no allocation: {answer}");
         let relayed = answer.attribute::<XorRelayedAddress>().expect("a relayed address");
@@ -94,9 +83,7 @@ impl TurnClient {
 
     /// Binds a channel to the peer: whether the server lets it.
     pub fn bind(&self, peer: SocketAddr) -> bool {
-        let answer = self.ask(CHANNEL_BIND, |transaction| {
-            vec![Box::new(ChannelNumber::new(NUMBER)), Box::new(XorPeerAddress::new(peer, transaction))]
-        });
+        let answer = self.ask(self.requests.bind(peer));
         let answer = Message::from_bytes(&answer).expect("an answer is a message");
         answer.has_class(MessageClass::Success)
     }
@@ -130,29 +117,7 @@ impl TurnClient {
     }
 
     /// Sends a request until there is an answer to it.
-    fn ask(
-        &self,
-        method: Method,
-        attributes: impl Fn(TransactionId) -> Vec<Box<dyn AttributeWrite>>,
-    ) -> Vec<u8> {
-        let transaction = TransactionId::generate();
-        let kind = MessageType::from_class_method(MessageClass::Request, method);
-        let mut message = Message::builder(kind, transaction, MessageWriteVec::new());
-        for attribute in attributes(transaction) {
-            message.add_attribute(&*attribute).expect("a request is small");
-        }
-        if !self.nonce.is_empty() {
-            let own: [&dyn AttributeWrite; 3] = [
-                &Username::new(USER.0).expect("a short name"),
-                &Realm::new(REALM).expect("a short realm"),
-                &Nonce::new(&self.nonce).expect("a short nonce"),
-            ];
-            own.iter().for_each(|attribute| message.add_attribute(*attribute).expect("a request is small"));
-            let credentials = LongTermCredentials::new(USER.0.to_owned(), USER.1.to_owned());
-            let credentials = credentials.to_key(REALM.to_owned()).into();
-            message.add_message_integrity(&credentials, IntegrityAlgorithm::Sha1).expect("sign it");
-        }
-        let bytes = message.finish();
+    fn ask(&self, (transaction, bytes): Request) -> Vec<u8> {
         let mut buffer = [0; 2048];
         for _ in 0..TRIES {
             self.server.send(&bytes).expect("send to the server");

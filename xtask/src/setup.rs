@@ -292,7 +292,7 @@ impl Plan {
             let (bin, home) = (bin.display(), bin.with_file_name(name));
             let home = home.display();
             commands.push(format!(
-                "python3 -m venv {home} && {home}/bin/pip install --quiet {name}=={version} && mkdir -p {bin} && \
+                "python3 -m venv --clear {home} && {home}/bin/pip install --quiet {name}=={version} && mkdir -p {bin} && \
                  ln -sf {home}/bin/{name} {bin}/{name}"
             ));
         }
@@ -430,7 +430,7 @@ mod tests {
         assert!(commands[3].contains("download prometheus"));
         assert!(commands[4].contains("download etcd-server"));
         assert!(commands[5].contains("download coturn") && commands[5].contains("turnutils_uclient"));
-        assert!(commands[8].starts_with("python3 -m venv /w/target/tools/schemathesis && "));
+        assert!(commands[8].starts_with("python3 -m venv --clear /w/target/tools/schemathesis && "));
         assert_eq!(commands.len(), 9);
     }
 

@@ -8,22 +8,17 @@ use std::{
         net::UnixStream as StdUnixStream,
     },
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use axum::Router;
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
-use tokio::{
-    net::UnixListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
 
-use crate::config::ApiConfig;
+use crate::{config::ApiConfig, tls::Certificate};
 
 /// How long a client may take to send its headers.
 const HEADERS: Duration = Duration::from_secs(10);
@@ -55,24 +50,14 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
 pub struct Listener {
     listener: std::net::TcpListener,
     address: SocketAddr,
-    tls: Option<Tls>,
-}
-
-struct Tls {
-    config: RustlsConfig,
-    files: ApiConfig,
+    tls: Option<Certificate>,
 }
 
 impl Listener {
     /// Opens the port and reads the certificate.
     pub async fn open(config: &ApiConfig) -> Result<Self> {
-        let tls = match config.tls() {
-            Some((certificate, key)) => Some(Tls {
-                config: RustlsConfig::from_config(server_config(certificate, key)?),
-                files: config.clone(),
-            }),
-            None => None,
-        };
+        let read = |(certificate, key)| Certificate::read(certificate, key, &[b"http/1.1"]);
+        let tls = config.tls().map(read).transpose()?;
         let listen = || -> std::io::Result<_> {
             let listener = std::net::TcpListener::bind(config.listen)?;
             listener.set_nonblocking(true)?;
@@ -106,54 +91,14 @@ impl Listener {
                 server.serve(service).await
             }
             Some(tls) => {
-                let mut server = axum_server::from_tcp_rustls(listener, tls.config.clone())?.handle(handle);
+                let mut server = axum_server::from_tcp_rustls(listener, tls.config())?.handle(handle);
                 server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
                 tokio::select! {
                     ended = server.serve(service) => ended,
-                    Err(error) = tls.follow() => return Err(error),
+                    Err(error) = tls.follow("the API") => return Err(error),
                 }
             }
         }
         .context("serve the API")
     }
-}
-
-impl Tls {
-    /// Reads the certificate again on SIGHUP.
-    async fn follow(&self) -> Result<()> {
-        let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-        while hangup.recv().await.is_some() {
-            let Some((certificate, key)) = self.files.tls() else { continue };
-            match server_config(certificate, key) {
-                Ok(config) => {
-                    self.config.reload_from_config(config);
-                    info!("the API's certificate was read again");
-                }
-                Err(error) => error!("{error:#}; the API goes on with the certificate that it has"),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn server_config(certificate: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-    let read = |path: &Path| format!("read {}", path.display());
-    let certificates = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| read(certificate))?;
-    if certificates.is_empty() {
-        bail!("{} holds no certificate: give a PEM file", certificate.display());
-    }
-    let key_der = PrivateKeyDer::from_pem_file(key).with_context(|| read(key))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("choose TLS versions")?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key_der)
-        .with_context(|| format!("use {} with the key {}", certificate.display(), key.display()))?;
-    let mut config = config;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }

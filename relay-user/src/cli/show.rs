@@ -51,7 +51,14 @@ pub(crate) fn status(status: &Status) -> String {
     line("source", format!("{}, taken over {}", status.source.name, ago(status.source.loaded_seconds_ago)));
     if let Some(turn) = &status.turn {
         let (allocations, channels) = (turn.allocations, turn.channels);
-        line("turn", format!("port {}, {allocations} allocations with {channels} channels", turn.port));
+        let by_tcp = match turn.connections {
+            0 => String::new(),
+            connections => format!("; {connections} connections by TCP or TLS"),
+        };
+        line(
+            "turn",
+            format!("port {}, {allocations} allocations with {channels} channels{by_tcp}", turn.port),
+        );
     }
     if let Some(error) = &status.source.error {
         line("", format!("NOT taken over: {error}"));

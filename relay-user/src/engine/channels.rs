@@ -6,13 +6,12 @@ use std::{
     net::SocketAddr,
 };
 
-use relay_ebpf::tables::{Channel, UNTIL_SHIFT};
+use relay_ebpf::tables::Channel;
 use tokio::sync::watch;
 
 use super::Engine;
 use crate::{
     clock,
-    handshake::Timestamp,
     maps::Traffic,
     members::{MemberId, RateLimit},
     next_hops::Flow,
@@ -133,16 +132,12 @@ impl Engine {
         if own(binding.tuple.client) || own(binding.peer) {
             return None;
         }
-        let until = until_units(binding.until);
+        // After that the server still forwards it to the moment.
+        let left = binding.until.saturating_sub(clock::now());
+        let until = self.ticks.by(clock::monotonic() + left);
         let rate = self.rates.id(Some(binding.user));
         entries(binding, &self.locals, self.maps.seed(), until, rate, |flow| self.next_hops.id(flow))
     }
-}
-
-/// When a channel ends, as the program counts: rounded down, for after that the server still forwards it to the moment.
-fn until_units(until: Timestamp) -> u32 {
-    let left = until.saturating_sub(clock::now());
-    ((clock::monotonic() + left).as_nanos() >> UNTIL_SHIFT) as u32
 }
 
 fn since(now: BothWays, told: BothWays) -> BothWays {

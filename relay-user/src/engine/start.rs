@@ -68,7 +68,7 @@ impl Engine {
     pub async fn new(start: Start, stop: CancellationToken) -> Result<(Self, RingBuf<MapData>)> {
         let Start { config, loaded, interface, netlink, change, proofs, keep, saved } = start;
         let Change { desired, source } = change.fit(&interface, &Peers::new());
-        let Loaded { mut maps, mut events, sockets, left, interfaces: ports, replaces } = loaded;
+        let Loaded { mut maps, mut events, sockets, ticks, left, interfaces: ports, replaces } = loaded;
         let now = clock::now();
         let table = maps.locals().context("read the relay's addresses of an earlier run")?;
         let in_use: HashSet<u16> =
@@ -132,6 +132,7 @@ impl Engine {
             not_configured: None,
             counts: Userspace::default(),
             channels: Channels::default(),
+            ticks,
             started: now,
             reads: Reads::new(now),
             notices: Notices::default(),

@@ -11,13 +11,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::members::RateLimit;
+use crate::{members::RateLimit, tls::Certificate};
 
 use super::{
     credentials::{Credentials, Key, Realm},
     guard::Rates,
     peers::Peers,
     server::{Quotas, Settings},
+    streams::Door,
 };
 
 /// `[turn]`
@@ -32,6 +33,14 @@ pub struct TurnConfig {
     /// The UDP port that clients talk to.
     #[serde(default = "default_port")]
     pub port: u16,
+    /// The TCP port for clients that can't use UDP, if there is to be one.
+    pub tcp_port: Option<u16>,
+    /// The TCP port for those that speak TLS.
+    pub tls_port: Option<u16>,
+    /// Its certificate and those that it is signed by, PEM.
+    tls_cert_file: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    tls_key_file: Option<PathBuf>,
     /// The first and the last port of relayed addresses.
     #[serde(default = "default_ports")]
     relay_ports: [u16; 2],
@@ -65,6 +74,17 @@ pub struct TurnConfig {
     /// Requests a second from all of those together.
     #[serde(default = "default_unknown_requests")]
     unknown_requests: u32,
+}
+
+/// Ports, and the files of the certificate: what is fixed once the relay runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sockets<'a> {
+    udp: u16,
+    relayed: RangeInclusive<u16>,
+    /// Without TLS, and with it.
+    streams: [Option<u16>; 2],
+    /// The certificate and its key.
+    tls: [Option<&'a Path>; 2],
 }
 
 /// `[turn.api]`
@@ -215,6 +235,33 @@ impl TurnConfig {
         Ok(Some(turn))
     }
 
+    /// What it opens as it starts.
+    pub fn sockets(&self) -> Sockets<'_> {
+        Sockets {
+            udp: self.port,
+            relayed: self.ports(),
+            streams: [self.tcp_port, self.tls_port],
+            tls: [self.tls_cert_file.as_deref(), self.tls_key_file.as_deref()],
+        }
+    }
+
+    /// Where clients connect to by TCP and by TLS: at these addresses. Opens the ports and reads the certificate.
+    ///
+    /// # Errors
+    /// If one of them can't be had.
+    pub fn doors(&self, addresses: &[IpAddr]) -> Result<Vec<Door>> {
+        let certificate = match (self.tls_port, &self.tls_cert_file, &self.tls_key_file) {
+            (Some(_), Some(certificate), Some(key)) => Some(Certificate::read(certificate, key, &[])?),
+            _ => None,
+        };
+        let ports = [(self.tcp_port, None), (self.tls_port, certificate)];
+        let at = |(port, certificate): (Option<u16>, Option<Certificate>)| {
+            let open = move |port, &ip| Door::open(SocketAddr::new(ip, port), certificate.clone());
+            addresses.iter().filter_map(move |ip| Some(open(port?, ip)))
+        };
+        ports.into_iter().flat_map(at).collect()
+    }
+
     /// The ports of relayed addresses.
     pub fn ports(&self) -> RangeInclusive<u16> {
         let [first, last] = self.relay_ports;
@@ -240,6 +287,18 @@ impl TurnConfig {
                 "turn.relay_ports",
                 "the port of the TURN server and the relay port must not be among them",
             );
+        }
+        if self.tls_port.is_some() != (self.tls_cert_file.is_some() && self.tls_key_file.is_some()) {
+            return fault(
+                "turn.tls_port",
+                "TLS needs `tls_port`, `tls_cert_file` and `tls_key_file`, all three",
+            );
+        }
+        if self.tcp_port == Some(0)
+            || self.tls_port == Some(0)
+            || self.tcp_port.is_some_and(|port| Some(port) == self.tls_port)
+        {
+            return fault("turn.tcp_port", "TCP and TLS need a port each: 3478, and 5349 or 443, are usual");
         }
         for user in &self.users {
             let same = |other: &&UserEntry| other.name == user.name;
@@ -375,6 +434,13 @@ mod tests {
             (format!("relay_ports = [51000, 52000]\n{USER}"), "turn.relay_ports"),
             (format!("relay_ports = [60001, 50000]\n{USER}"), "turn.relay_ports"),
             (format!("allocations = 0\n{USER}"), "turn.allocations"),
+            (format!("tls_port = 443\n{USER}"), "turn.tls_port"),
+            (format!("tls_cert_file = \"c\"\ntls_key_file = \"k\"\n{USER}"), "turn.tls_port"),
+            (format!("tcp_port = 0\n{USER}"), "turn.tcp_port"),
+            (
+                format!("tcp_port = 1\ntls_port = 1\ntls_cert_file = \"c\"\ntls_key_file = \"k\"\n{USER}"),
+                "turn.tcp_port",
+            ),
             (format!("{USER}{}", &USER[USER.find("[[").unwrap()..]), "turn.user"),
             ("realm = \"r\"".to_owned(), "turn.enabled"),
         ] {

@@ -30,7 +30,7 @@ pub fn entries(
     rate: u16,
     next_hop: impl Fn(Flow) -> u16,
 ) -> Option<[Channel; 2]> {
-    let Binding { tuple: FiveTuple { client, server }, number, relayed, peer, .. } = *binding;
+    let Binding { tuple: FiveTuple { client, server, .. }, number, relayed, peer, .. } = *binding;
     let [to_peer, to_client] = flows(binding);
     let entry = |from_client: bool, [source, local_in]: [SocketAddr; 2], [local_out, to]: [SocketAddr; 2]| {
         let (ip_delta, udp_delta) = deltas([source, local_in], [local_out, to]);

@@ -45,6 +45,7 @@ impl Nonces {
     fn mac(&self, end: u64, client: &FiveTuple) -> Hash {
         let mut state = blake2s_simd::Params::new().key(&self.secret).hash_length(MAC_BYTES).to_state();
         state.update(&end.to_be_bytes());
+        state.update(&[client.transport as u8]);
         for SocketAddrBytes(bytes) in [client.client, client.server].map(SocketAddrBytes::of) {
             state.update(&bytes);
         }
@@ -73,10 +74,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::turn::server::Transport;
 
     #[test]
     fn a_nonce_is_good_for_its_client_and_its_time() {
         let tuple = |client: &str| FiveTuple {
+            transport: Transport::Udp,
             client: client.parse().unwrap(),
             server: "198.51.100.1:3478".parse().unwrap(),
         };
@@ -88,6 +91,8 @@ mod tests {
         assert!(nonces.is_good(now + Duration::from_secs(599), &client, &nonce));
         assert!(!nonces.is_good(now + Duration::from_secs(600), &client, &nonce), "too old");
         assert!(!nonces.is_good(now, &tuple("192.0.2.1:1001"), &nonce), "another client's");
+        let by_tcp = FiveTuple { transport: Transport::Tcp, ..client };
+        assert!(!nonces.is_good(now, &by_tcp, &nonce), "another transport's");
         assert!(!Nonces::new([8; 32]).is_good(now, &client, &nonce), "another server's");
         let longer = format!("{:016x}{}", 10_000, &nonce[16..]);
         assert!(!nonces.is_good(now, &client, &longer), "its end is signed, too");

@@ -27,7 +27,7 @@ use super::{
     message::{Response, is_signed, is_signed_with},
     peers::is_among,
     ports::Wanted,
-    server::{Action, Binding, FiveTuple, Host, Now, Reservation, Server},
+    server::{Action, Binding, FiveTuple, Host, Now, Reservation, Server, Transport},
 };
 use crate::handshake::Timestamp;
 
@@ -85,7 +85,7 @@ impl Server {
         match message.class() {
             MessageClass::Request => {
                 if let Some(bytes) = self.answer(now, tuple, message, host, actions) {
-                    actions.push(Action::Send { from: tuple.server, to: tuple.client, bytes, whole: false });
+                    actions.push(Action::Answer { to: tuple, bytes, is_data: false });
                 }
             }
             MessageClass::Indication if message.method() == SEND => {
@@ -429,14 +429,17 @@ impl Server {
                 && !host.is_own(peer)
     }
 
-    /// Tells anew of the channels to these peers: they forward for longer now.
+    /// Tells anew of the channels to these peers: they forward for longer now. Those of a client by TCP are not the program's.
     pub(super) fn rebind(
         &self,
         tuple: &FiveTuple,
         concerned: impl Fn(&SocketAddr) -> bool,
         actions: &mut Vec<Action>,
     ) {
-        let Some(allocation) = self.allocations.get(tuple) else { return };
+        let Some(allocation) = self.allocations.get(tuple).filter(|_| tuple.transport == Transport::Udp)
+        else {
+            return;
+        };
         let user = user_id(&allocation.account);
         let bindings = allocation.channels().filter(|(.., channel)| concerned(&channel.peer));
         actions.extend(bindings.map(|(number, relayed, channel)| {

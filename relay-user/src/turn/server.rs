@@ -39,9 +39,20 @@ pub struct Now {
     pub unix: u64,
 }
 
-/// Who talks to which of the server's addresses, by UDP: what an allocation is known by.
+/// How a client talks to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// By UDP: the program carries the data of its channels.
+    Udp,
+    /// By TCP, with TLS or without.
+    Tcp,
+}
+
+/// Who talks to which of the server's addresses, and how: what an allocation is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FiveTuple {
+    /// How.
+    pub transport: Transport,
     /// The client, as seen here.
     pub client: SocketAddr,
     /// The server.
@@ -108,7 +119,16 @@ pub struct Binding {
 /// What is to be done. The order counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A datagram is to be sent from one of the server's addresses, or a relayed one.
+    /// A client is to get a message.
+    Answer {
+        /// Which.
+        to: FiveTuple,
+        /// It.
+        bytes: Vec<u8>,
+        /// It is data of a peer, which may be lost.
+        is_data: bool,
+    },
+    /// A datagram is to be sent from a relayed address.
     Send {
         /// From which.
         from: SocketAddr,
@@ -155,6 +175,10 @@ outcomes! {
     released,
     /// Allocations whose time was up.
     expired,
+    /// Allocations whose clients' connections have ended.
+    disconnected,
+    /// Connections closed at once, since there were too many of one source or in all.
+    connection_refused,
     /// Permissions given or refreshed.
     permitted,
     /// Channels bound or refreshed.
@@ -282,7 +306,7 @@ impl Server {
         }
     }
 
-    /// A datagram has come to one of the server's addresses.
+    /// A client has sent a message.
     pub fn handle(
         &mut self,
         now: Now,
@@ -336,7 +360,7 @@ impl Server {
         };
         let Some(message) = message else { return };
         allocation.traffic.received += Traffic { packets: 1, bytes: bytes.len() as u64 };
-        actions.push(Action::Send { from: tuple.server, to: tuple.client, bytes: message, whole: false });
+        actions.push(Action::Answer { to: *tuple, bytes: message, is_data: true });
     }
 
     fn channel_data(&mut self, now: Timestamp, tuple: FiveTuple, bytes: &[u8], actions: &mut Vec<Action>) {
@@ -394,7 +418,7 @@ impl Server {
         while let Some(&(_, tuple)) = self.ends.first().filter(|(end, _)| *end <= now) {
             let Some(allocation) = self.allocations.get_mut(&tuple) else { break };
             let (relayed, channels) = allocation.expire(now);
-            actions.extend(channels.iter().map(|(number, _)| Action::Unbind(tuple, *number)));
+            actions.extend(unbind(tuple, channels.iter().map(|(number, _)| *number)));
             for address in relayed {
                 self.release(address, actions);
             }
@@ -428,7 +452,7 @@ impl Server {
     pub(super) fn end(&mut self, tuple: &FiveTuple, actions: &mut Vec<Action>) {
         let Some(allocation) = self.allocations.remove(tuple) else { return };
         self.note_end(tuple);
-        actions.extend(allocation.channels().map(|(number, ..)| Action::Unbind(*tuple, number)));
+        actions.extend(unbind(*tuple, allocation.channels().map(|(number, ..)| number)));
         for relayed in &allocation.relayed {
             self.release(relayed.address, actions);
         }
@@ -439,6 +463,22 @@ impl Server {
         if self.accounts.len() > ACCOUNTS {
             self.accounts.retain(|_, account| account.allocations > 0);
         }
+    }
+
+    /// The connection of a client has ended, and with it its allocation.
+    pub fn disconnected(&mut self, tuple: &FiveTuple, actions: &mut Vec<Action>) {
+        self.outcomes.disconnected += u64::from(self.allocations.contains_key(tuple));
+        self.end(tuple, actions);
+    }
+
+    /// What a client has sent by its connection is neither a message nor data.
+    pub fn not_turn(&mut self) {
+        self.outcomes.not_turn += 1;
+    }
+
+    /// A connection was refused.
+    pub fn refused(&mut self) {
+        self.outcomes.connection_refused += 1;
     }
 
     /// Gives a relayed address back.
@@ -483,6 +523,12 @@ impl Server {
         }
         accounts
     }
+}
+
+/// Ends channels in the program, which has those of clients by UDP.
+fn unbind(tuple: FiveTuple, numbers: impl Iterator<Item = u16>) -> impl Iterator<Item = Action> {
+    let in_program = tuple.transport == Transport::Udp;
+    numbers.filter(move |_| in_program).map(move |number| Action::Unbind(tuple, number))
 }
 
 /// Which of a user's buckets.

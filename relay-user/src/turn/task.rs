@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     future::pending,
+    mem,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -20,8 +21,9 @@ use super::{
     allocation::Allocation,
     credentials::Credentials,
     netmaker::Hosts,
-    server::{Action, FiveTuple, Now, Server, Settings},
+    server::{Action, FiveTuple, Now, Server, Settings, Transport},
     sockets::{Received, Sockets},
+    streams::{Door, Doors, Event, Streams},
 };
 use crate::{
     api::Engine,
@@ -39,12 +41,14 @@ const AT_ONCE: usize = 64;
 const USERS: usize = 100;
 
 /// Where the server is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Place {
     /// The relay's addresses.
     pub addresses: Vec<IpAddr>,
-    /// The port that clients talk to.
+    /// The port that clients talk to by UDP.
     pub port: u16,
+    /// Where they connect to by TCP. Open as long as the server may be switched on.
+    pub doors: Vec<Door>,
 }
 
 /// What the server goes by, as it changes.
@@ -85,15 +89,21 @@ impl Wanted {
 }
 
 /// Runs the server until `stop`, whenever it is switched on.
-pub async fn run(place: Place, mut wanted: Wanted, engine: Engine, stop: CancellationToken) -> Result<()> {
+pub async fn run(
+    mut place: Place,
+    mut wanted: Wanted,
+    engine: Engine,
+    stop: CancellationToken,
+) -> Result<()> {
     let (figures, shown) = watch::channel(None);
+    let mut doors = Doors::accept(mem::take(&mut place.doors))?;
     engine.tell(Request::TurnFigures(shown)).await;
     let mut first = true;
     loop {
         if let Some(settings) = wanted.current() {
             match Running::start(&place, settings, engine.clone()) {
                 Ok(mut running) => {
-                    let ended = running.run(&mut wanted, &figures, &stop).await;
+                    let ended = running.run(&mut wanted, &mut doors, &figures, &stop).await;
                     running.close().await;
                     figures.send_replace(None);
                     if ended {
@@ -106,26 +116,31 @@ pub async fn run(place: Place, mut wanted: Wanted, engine: Engine, stop: Cancell
             }
         }
         first = false;
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = wanted.changed() => {}
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = wanted.changed() => break,
+                // Nobody is served: with its queue a connection ends.
+                Some(_) = doors.events.recv() => {}
+            }
         }
     }
 }
 
 /// The server while it is switched on.
-struct Running {
-    place: Place,
+struct Running<'a> {
+    place: &'a Place,
     server: Server,
     sockets: Sockets,
+    streams: Streams,
     received: mpsc::Receiver<Received>,
     engine: Engine,
     /// Whose allocations they are that have channels in the program: the allocation may end first.
     users: HashMap<FiveTuple, String>,
 }
 
-impl Running {
-    fn start(place: &Place, settings: Settings, engine: Engine) -> Result<Self> {
+impl<'a> Running<'a> {
+    fn start(place: &'a Place, settings: Settings, engine: Engine) -> Result<Self> {
         let (mut sockets, received) = Sockets::new();
         for &address in &place.addresses {
             sockets.listen(SocketAddr::new(address, place.port))?;
@@ -133,13 +148,15 @@ impl Running {
         let (first, last) = (settings.ports.start(), settings.ports.end());
         info!(port = place.port, realm = &*settings.credentials.realm, first, last, "the TURN server is on");
         let server = Server::new(settings, StdRng::from_os_rng());
-        Ok(Self { place: place.clone(), server, sockets, received, engine, users: HashMap::new() })
+        let (streams, users) = (Streams::default(), HashMap::new());
+        Ok(Self { place, server, sockets, streams, received, engine, users })
     }
 
     /// Serves until it is switched off, or until `stop`; then it is true.
     async fn run(
         &mut self,
         wanted: &mut Wanted,
+        doors: &mut Doors,
         figures: &watch::Sender<Option<TurnStatus>>,
         stop: &CancellationToken,
     ) -> bool {
@@ -161,10 +178,18 @@ impl Running {
                         self.take(next, &mut actions);
                     }
                 }
+                Some(first) = doors.events.recv() => {
+                    self.take_event(first, &mut actions);
+                    for _ in 1..AT_ONCE {
+                        let Ok(next) = doors.events.try_recv() else { break };
+                        self.take_event(next, &mut actions);
+                    }
+                }
                 () = sleep(end.unwrap_or_default()), if end.is_some() => {
                     self.server.expire(clock::now(), &mut actions);
                 }
                 _ = tick.tick() => {
+                    self.streams.sweep(clock::now(), |tuple| self.server.allocation(tuple).is_some());
                     self.count_channels().await;
                     figures.send_replace(Some(self.figures()));
                 }
@@ -175,10 +200,25 @@ impl Running {
 
     fn take(&mut self, Received { local, remote, bytes }: Received, actions: &mut Vec<Action>) {
         if local.port() == self.place.port {
-            let tuple = FiveTuple { client: remote, server: local };
+            let tuple = FiveTuple { transport: Transport::Udp, client: remote, server: local };
             self.server.handle(now(), tuple, &bytes, &mut self.sockets, actions);
         } else {
             self.server.handle_peer(clock::now(), local, remote, &bytes, actions);
+        }
+    }
+
+    fn take_event(&mut self, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Opened(tuple, queue) => self.streams.insert(clock::now(), tuple, queue),
+            Event::Message(tuple, bytes) => {
+                self.server.handle(now(), tuple, &bytes, &mut self.sockets, actions);
+            }
+            Event::NotTurn => self.server.not_turn(),
+            Event::Closed(tuple) => {
+                self.streams.remove(&tuple);
+                self.server.disconnected(&tuple, actions);
+            }
+            Event::Refused => self.server.refused(),
         }
     }
 
@@ -186,6 +226,10 @@ impl Running {
     async fn carry_out(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
+                Action::Answer { to, bytes, is_data } => match to.transport {
+                    Transport::Udp => self.sockets.send(to.server, to.client, &bytes, false),
+                    Transport::Tcp => self.streams.send(&to, bytes, is_data),
+                },
                 Action::Send { from, to, bytes, whole } => self.sockets.send(from, to, &bytes, whole),
                 Action::Close(address) => self.sockets.close(address),
                 Action::Bind(binding) => {
@@ -239,6 +283,7 @@ impl Running {
             port: self.place.port,
             allocations: self.server.allocations().len(),
             channels: self.server.allocations().map(Allocation::channels_len).sum(),
+            connections: self.streams.len(),
             users,
             outcomes: self
                 .server

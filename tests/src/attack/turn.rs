@@ -13,7 +13,8 @@ use crate::{
     internet::public,
     relay::Outer,
     turn::{ECHO, PORT, TurnWorld},
-    turn_client::{NUMBER, TurnClient},
+    turn_client::TurnClient,
+    turn_requests::NUMBER,
     until,
 };
 

@@ -6,6 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -20,9 +21,10 @@ use relay_ebpf::{
     reason::{COUNTERS_LEN, Family, Reason, counter_index},
     tables::{
         self, Address, Buckets, Budgets, Costs, Counter, Endpoint, HINTS_LEN, Known, LOCALS_MAX, Locals,
-        NextHop, Rate, RateBuckets, Session, Source, UNTIL_SHIFT,
+        NextHop, Rate, RateBuckets, Session, Source,
     },
 };
+use relay_user::{clock, ticks::Ticks};
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 use super::{
@@ -63,6 +65,7 @@ pub struct Kernel {
     input: Vec<u8>,
     output: Vec<u8>,
     filled: Tables,
+    ticks: Ticks,
     /// What was run to fill the ring buffer up again: not to be counted.
     fillers: Counter,
 }
@@ -72,13 +75,8 @@ fn bucket(used_up: bool) -> Bucket {
     Bucket { full_at_ns: if used_up { now() + LONGEST_NS - 1_000_000_000 } else { 0 } }
 }
 
-/// When a channel ends, as the program has it: in this moment, or later than any test.
-fn until(expired: bool) -> u32 {
-    // The very clock that the program reads. It does not go back, so what ends now is over for all frames to come.
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    let now = (time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> UNTIL_SHIFT;
-    now as u32 + if expired { 0 } else { 600 }
-}
+/// How long a channel lasts that does not end: longer than any test.
+const LASTING: Duration = Duration::from_secs(600);
 
 impl Prefix {
     fn key(&self) -> Key<[u8; 20]> {
@@ -161,6 +159,7 @@ impl Kernel {
         let events = RingBuf::try_from(ebpf.take_map(tables::EVENTS).context("no map EVENTS")?)?;
         let (counters, hints) = (per_cpu(&ebpf, tables::COUNTERS)?, per_cpu(&ebpf, tables::HINTS)?);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
+        let ticks = Ticks::read(&mut ebpf)?;
         let sessions = Sessions::take(&mut ebpf, DIRECTIONS);
         let channels = Channels::take(&mut ebpf);
         let (input, output) = (Vec::new(), vec![0; OUTPUT]);
@@ -178,6 +177,7 @@ impl Kernel {
             input,
             output,
             filled,
+            ticks,
             fillers: Counter::default(),
         };
         // Some kernels take more of it than they would leave room for.
@@ -211,7 +211,10 @@ impl Kernel {
             self.channels.remove(of_peer.key)?;
         }
         for channel in &tables.channels {
-            let [of_client, of_peer] = tables.channel_entries(channel, until(channel.expired));
+            // What ends now is over for all frames to come: the ticks do not go back.
+            let lasts = if channel.expired { Duration::ZERO } else { LASTING };
+            let until = self.ticks.by(clock::monotonic() + lasts);
+            let [of_client, of_peer] = tables.channel_entries(channel, until);
             self.channels.insert(&of_client)?;
             self.channels.insert(&of_peer)?;
         }

@@ -15,7 +15,7 @@ use relay_user::{
     next_hops::Flow,
     turn::{
         entries::entries,
-        server::{Binding, FiveTuple},
+        server::{Binding, FiveTuple, Transport},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -277,7 +277,11 @@ impl Tables {
         let local_relayed = self.local_towards(relayed, peer);
         let locals = Locals::assign(&self.locals_entry(), &[local_server, local_relayed]);
         let binding = Binding {
-            tuple: FiveTuple { client, server: SocketAddr::new(local_server, TURN_PORT) },
+            tuple: FiveTuple {
+                transport: Transport::Udp,
+                client,
+                server: SocketAddr::new(local_server, TURN_PORT),
+            },
             number,
             relayed: SocketAddr::new(local_relayed, relayed_port),
             peer,

@@ -1,13 +1,15 @@
 //! The TURN server with coturn's own client, peer and STUN client. Where data is carried by channels, the XDP program does it.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use relay_tests::{
-    World,
+    Lab, World,
     command::run,
+    fleet::certify,
     relay::{self, Outer},
     traffic::{connect, ping},
     turn::{PORT, REALM, Report, SECRET, TurnWorld, USER, report},
@@ -18,6 +20,7 @@ use relay_tests::{
 use relay_user::turn::credentials::Key;
 
 const FAMILIES: [Outer; 2] = [Outer::Ipv4, Outer::Ipv6];
+const TLS_PORT: u16 = 5349;
 
 /// All that was sent has come back.
 #[track_caller]
@@ -104,6 +107,83 @@ fn many_clients_and_clients_of_each_other_are_served() {
     let each_other = report(command);
     assert!(each_other.succeeded && each_other.received >= 80, "{}", each_other.text);
     until("the allocations of all of them", Duration::from_secs(5), || outcome(&world, "allocated", 34));
+}
+
+/// `[turn]` with ports for TCP and for TLS.
+fn with_streams(lab: &Lab) -> String {
+    certify(lab, &[TurnWorld::server(Outer::Ipv4).to_string()]);
+    let [cert, key] = ["api.pem", "api.key"].map(|name| lab.file(name));
+    let more =
+        format!("tcp_port = {PORT}\ntls_port = {TLS_PORT}\ntls_cert_file = {cert:?}\ntls_key_file = {key:?}");
+    TurnWorld::configuration(lab, &more)
+}
+
+#[test]
+fn clients_come_by_tcp_and_tls_as_well() {
+    let world = TurnWorld::configured(with_streams);
+    let peer_address = TurnWorld::peer_address(Outer::Ipv4).to_string();
+    let before = channel_packets(&world);
+    let by = |outer: Outer, more: &[&str]| {
+        let mut command = world.uclient(outer);
+        command.args(["-t", "-e", &peer_address, "-z", "5", "-c"]).args(more);
+        report(command)
+    };
+    for outer in FAMILIES {
+        // Channels, with a length that needs padding and one that does not; indications; large messages; several clients.
+        complete(&by(outer, &["-n", "100", "-l", "171"]), 100);
+        complete(&by(outer, &["-n", "100", "-l", "172"]), 100);
+        complete(&by(outer, &["-n", "50", "-s"]), 50);
+        complete(&by(outer, &["-n", "20", "-m", "10"]), 200);
+    }
+    let tls = TLS_PORT.to_string();
+    complete(&by(Outer::Ipv4, &["-S", "-p", &tls, "-n", "100", "-l", "171"]), 100);
+    complete(&by(Outer::Ipv4, &["-S", "-p", &tls, "-n", "20", "-m", "10"]), 200);
+    assert_eq!(channel_packets(&world), before, "their data is the server's");
+    // With their connections their allocations have ended.
+    until("allocations that have ended", Duration::from_secs(5), || {
+        let turn = world.relay.status().turn?;
+        (turn.allocations == 0 && turn.connections == 0).then_some(())
+    });
+    // Those that come by UDP are the program's all the same.
+    complete(&peer(&world, Outer::Ipv4, Outer::Ipv4, &["-n", "100", "-z", "5", "-c"]), 100);
+    assert!(channel_packets(&world) > before);
+}
+
+#[test]
+fn connections_that_are_of_no_use_end_and_do_not_hinder_others() {
+    let world = TurnWorld::configured(with_streams);
+    let server = SocketAddr::new(TurnWorld::server(Outer::Ipv4), PORT);
+    let connect = || world.client.enter(|| TcpStream::connect(server).expect("connect"));
+    // Something else than TURN: the connection is closed at once.
+    let mut browser = connect();
+    // The beginning of a TLS handshake, at the port without TLS.
+    browser.write_all(&[0x16, 3, 1]).expect("send");
+    browser.set_read_timeout(Some(Duration::from_secs(10))).expect("set a time-out");
+    assert_eq!(browser.read(&mut [0; 16]).expect("the end"), 0);
+    until("what is no TURN", Duration::from_secs(5), || outcome(&world, "not_turn", 1));
+    // More than one source may have.
+    let many: Vec<TcpStream> = (0..300).map(|_| connect()).collect();
+    until("connections that are refused", Duration::from_secs(5), || {
+        outcome(&world, "connection_refused", 300 - 256)
+    });
+    // Others are served: by UDP as well as from another address.
+    complete(&peer(&world, Outer::Ipv4, Outer::Ipv4, &["-n", "20", "-z", "5", "-c"]), 20);
+    let mut command = world.uclient(Outer::Ipv6);
+    command.args([
+        "-t",
+        "-e",
+        &TurnWorld::peer_address(Outer::Ipv4).to_string(),
+        "-n",
+        "20",
+        "-z",
+        "5",
+        "-c",
+    ]);
+    complete(&report(command), 20);
+    drop(many);
+    until("the end of all of them", Duration::from_secs(5), || {
+        (world.relay.status().turn?.connections == 0).then_some(())
+    });
 }
 
 #[test]

@@ -23,6 +23,7 @@ use relay_tests::{
     channels::Channels,
     sessions::{SEED, Sessions, constants_with_turn},
 };
+use relay_user::ticks::Ticks;
 use zerocopy::FromBytes as _;
 
 use crate::datagram::Datagram;
@@ -361,6 +362,11 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// The time as the program has it.
+    pub fn ticks(&mut self) -> Ticks {
+        Ticks::read(&mut self.ebpf).unwrap()
+    }
+
     /// Loads the program and fills its maps for [`FAMILIES`].
     pub fn new() -> Self {
         let config = constants_with_turn(PORT, DIRECTIONS, TURN_PORT, RELAYED);

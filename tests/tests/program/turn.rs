@@ -1,11 +1,12 @@
 //! Data of TURN channels: every byte as it leaves, both ways, between all pairs of families; and what is left to the server.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use relay_ebpf::{
     reason::{Family, Reason},
     tables::{Channel, Counter},
 };
+use relay_user::clock;
 
 use crate::{
     admission::rate,
@@ -375,6 +376,33 @@ fn what_can_not_leave_is_passed_or_dropped_as_it_came() {
         run(&mut relay, &came, Reason::ChannelExpired, client);
         run(&mut relay, &back, Reason::ChannelExpired, peer);
     }
+}
+
+#[test]
+fn a_channel_forwards_to_its_end_and_no_longer() {
+    // The program counts in units of 640 ms at most, and the channel may end two of them early; a busy machine may take its
+    // time for a tick.
+    const EARLY: Duration = Duration::from_millis(1_280);
+    const LATE: Duration = Duration::from_millis(100);
+    let pair = Pair { client: IPV4, peer: IPV4 };
+    let mut relay = Relay::new();
+    let end = clock::monotonic() + Duration::from_secs(2);
+    let until = relay.ticks().by(end);
+    pair.channels(Hop::Back, until).iter().for_each(|channel| relay.bind(channel));
+    let came = pair.client_data(b"data", &[]).frame();
+    let mut forwarded = None;
+    loop {
+        let now = clock::monotonic();
+        match relay.run(&came).counted[..] {
+            [(Reason::ChannelTx, ..)] => forwarded = Some(now),
+            [(Reason::ChannelExpired, ..)] => break,
+            ref other => panic!("{other:?}"),
+        }
+    }
+    assert!(clock::monotonic() + EARLY > end, "it has ended long before {end:?}");
+    assert!(forwarded.is_some_and(|last| last < end + LATE), "{forwarded:?}, until {end:?}");
+    let came = pair.peer_data(b"data").frame();
+    check("the peer's", &relay.run(&came), Reason::ChannelExpired, Family::Ipv4, came.len());
 }
 
 #[test]

@@ -8,7 +8,10 @@ use aya::{
 };
 use aya_obj::{Object, ProgramSection};
 use relay_ebpf::tables;
-use relay_tests::sessions::constants;
+use relay_tests::{
+    sessions::constants_with_turn,
+    turn::{PORT as TURN_PORT, RELAYED},
+};
 
 use crate::fact;
 
@@ -17,7 +20,8 @@ use crate::fact;
 #[test]
 fn the_verifier_takes_every_program() {
     let bytes = relay_user::object::object().expect("the object was built");
-    let constants = constants(51820, 1024);
+    // With a TURN server: the verifier leaves out what these constants rule out.
+    let constants = constants_with_turn(51820, 1024, TURN_PORT, RELAYED);
     let mut loader = EbpfLoader::new();
     loader.override_global(tables::CONFIG, &constants, true);
     let ebpf = loader.load(bytes).expect("make the maps");

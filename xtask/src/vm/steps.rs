@@ -51,7 +51,7 @@ pub fn of(kernel: &Kernel, full: bool) -> Vec<Step> {
     }
     let mut steps = vec![
         step("load", "the verifier takes every program", 60, "vm verifier --nocapture"),
-        step("program", "the fixtures", 600, if full { "program" } else { FIXTURES }),
+        step("program", "the fixtures", 1200, if full { "program" } else { FIXTURES }),
         step(
             "oracle",
             "random frames against the model",

@@ -3,5 +3,6 @@
 mod allocations;
 mod attacks;
 mod peers;
+mod streams;
 mod vectors;
 mod world;

@@ -11,7 +11,7 @@ use relay_user::{
     members::MemberId,
     turn::{
         entries::entries,
-        server::{Binding, FiveTuple},
+        server::{Binding, FiveTuple, Transport},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -94,7 +94,11 @@ impl Way {
     fn binding(self, number: u16) -> Binding {
         let (client, peer) = if self.from_client { (self.from, self.to) } else { (self.to, self.from) };
         Binding {
-            tuple: FiveTuple { client: host(client, 10, number), server: relay(client, TURN_PORT) },
+            tuple: FiveTuple {
+                transport: Transport::Udp,
+                client: host(client, 10, number),
+                server: relay(client, TURN_PORT),
+            },
             number: NUMBER,
             relayed: relay(peer, RELAYED),
             peer: host(peer, 20, number),
