@@ -12,6 +12,9 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use etherparse::PacketBuilder;
+use turn_types::channel::ChannelData;
+
+use crate::turn_requests::NUMBER as CHANNEL;
 
 /// The relay.
 pub const RELAY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 1), 51820);
@@ -84,6 +87,13 @@ pub fn frame(macs: [[u8; 6]; 2], source: SocketAddrV4, destination: SocketAddrV4
     frame
 }
 
+/// The UDP payload of a frame with UDP over IPv4.
+pub fn payload(frame: &[u8]) -> Option<&[u8]> {
+    let is_udp = frame.get(12..15)? == [8, 0, 0x45] && *frame.get(23)? == 17;
+    let length = u16::from_be_bytes(*frame.get(PAYLOAD - 4..)?.first_chunk()?).checked_sub(8)?;
+    is_udp.then(|| frame.get(PAYLOAD..)?.get(..length.into()))?
+}
+
 /// Frames ready to be sent, and what is to come back.
 #[derive(Debug)]
 pub struct Flows {
@@ -110,16 +120,44 @@ impl Flows {
 
     /// The same with receiver indices that someone else has chosen.
     pub fn with_indices(count: u32, size: usize, relay_mac: [u8; 6], index: impl Fn(Flow) -> u32) -> Self {
-        let flows = || (0..count).map(|number| Flow { number });
-        let macs = [GATEWAY_MAC, relay_mac];
-        let make = |from: fn(Flow) -> SocketAddrV4, to: fn(Flow) -> SocketAddrV4| {
-            flows()
-                .map(|flow| frame(macs, from(flow), to(flow), &flow.data(size, index(flow))))
-                .collect::<Vec<_>>()
+        let data = |flow: Flow| flow.data(size, index(flow));
+        Self::of(count, relay_mac, |flow| (RELAY, data(flow)), |flow| (RELAY, data(flow)))
+    }
+
+    /// The same in channels to the TURN server, each with `size` bytes of data; `relayed` is the address that it leaves from.
+    pub fn in_channels(
+        count: u32,
+        size: usize,
+        relay_mac: [u8; 6],
+        server: SocketAddrV4,
+        relayed: impl Fn(Flow) -> SocketAddrV4,
+    ) -> Self {
+        let data = |flow: Flow| flow.data(size, flow.index());
+        let sent = |flow| {
+            let data = data(flow);
+            let mut message = vec![0; 4 + data.len()];
+            ChannelData::new(CHANNEL, &data).write_into_unchecked(&mut message);
+            (server, message)
         };
-        let frames = make(Flow::source, |_| RELAY);
+        Self::of(count, relay_mac, sent, |flow| (relayed(flow), data(flow)))
+    }
+
+    /// `sent` is where to and what, `relayed` where from and what.
+    fn of(
+        count: u32,
+        relay_mac: [u8; 6],
+        sent: impl Fn(Flow) -> (SocketAddrV4, Vec<u8>),
+        relayed: impl Fn(Flow) -> (SocketAddrV4, Vec<u8>),
+    ) -> Self {
+        let macs = [GATEWAY_MAC, relay_mac];
+        let (mut frames, mut left) = (Vec::new(), Vec::new());
+        for flow in (0..count).map(|number| Flow { number }) {
+            let ((to, message), (from, content)) = (sent(flow), relayed(flow));
+            frames.push(frame(macs, flow.source(), to, &message));
+            left.push(frame(macs, from, flow.destination(), &content));
+        }
         let rest = |frames: &[Vec<u8>]| frames.iter().map(|frame| frame[REST..].to_vec()).collect();
-        Self { reflected: rest(&frames), relayed: rest(&make(|_| RELAY, Flow::destination)), frames }
+        Self { reflected: rest(&frames), relayed: rest(&left), frames }
     }
 
     /// Whether a frame that came back is what it should be: addresses, ports, UDP checksum and every byte of payload.

@@ -11,6 +11,7 @@ pub mod place;
 pub mod relays;
 pub mod ring;
 pub mod row;
+pub mod turn;
 pub mod userspace;
 pub mod wgrelay;
 

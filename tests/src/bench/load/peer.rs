@@ -10,7 +10,7 @@ use boringtun::{
 };
 
 use super::{
-    flows::{GATEWAY_MAC, PAYLOAD, RELAY, frame},
+    flows::{GATEWAY_MAC, RELAY, frame, payload},
     place::Place,
 };
 use crate::{host::Keys, lab::Lab, wait::now};
@@ -156,15 +156,12 @@ fn exchange(
 
 /// The UDP payload of a frame, if it is from the relay to this address.
 pub fn message_to(address: SocketAddrV4, frame: &[u8]) -> Option<&[u8]> {
-    let message = frame.get(PAYLOAD..)?;
-    let length = u16::from_be_bytes([frame[PAYLOAD - 4], frame[PAYLOAD - 3]]).checked_sub(8)?;
+    let message = payload(frame)?;
     let endpoint = |ip: usize, port: usize| {
         let ip: [u8; 4] = frame[ip..ip + 4].try_into().expect("four bytes");
         SocketAddrV4::new(ip.into(), u16::from_be_bytes([frame[port], frame[port + 1]]))
     };
-    let right = frame[12..15] == [8, 0, 0x45] && frame[23] == 17;
-    (right && endpoint(26, 34) == RELAY && endpoint(30, 36) == address)
-        .then(|| message.get(..length.into()))?
+    (endpoint(26, 34) == RELAY && endpoint(30, 36) == address).then_some(message)
 }
 
 impl std::fmt::Debug for Peer {

@@ -10,6 +10,7 @@ use super::{
     nft::{self, Rules},
     place::{Place, reflect},
     row::{Measured, Row},
+    turn::TurnInPlace,
     userspace::UserspaceRelay,
     wgrelay::WgrelayInPlace,
 };
@@ -42,6 +43,7 @@ enum Relay {
     Rules,
     Thread(#[expect(dead_code, reason = "it is there to run")] UserspaceRelay),
     Wgrelay(Box<WgrelayInPlace>),
+    Turn(TurnInPlace),
 }
 
 impl Contender {
@@ -51,6 +53,7 @@ impl Contender {
         let way = if matches!(relay, Relay::Program(_)) { Way::Reflected } else { Way::Relayed };
         let flows = match &relay {
             Relay::Wgrelay(relay) => vec![relay.flow(&place, PAYLOAD)],
+            Relay::Turn(server) => SESSIONS.map(|count| server.flows(&place, count, PAYLOAD)).into(),
             _ => SESSIONS.map(|count| place.flows(count, PAYLOAD)).into(),
         };
         Ok(Self { name, place, way, flows, measured: Default::default(), relay })
@@ -58,10 +61,19 @@ impl Contender {
 
     /// Loads it for a while.
     fn measure(&mut self, at: usize, duration: Duration, spinners: &Spinners) -> Result<f64> {
-        if let Relay::Wgrelay(relay) = &mut self.relay
-            && relay.renew(&mut self.place)?
-        {
-            self.flows = vec![relay.flow(&self.place, PAYLOAD)];
+        let mut process = None;
+        match &mut self.relay {
+            Relay::Wgrelay(relay) => {
+                let renewed = relay.renew(&mut self.place)?;
+                if renewed {
+                    self.flows = vec![relay.flow(&self.place, PAYLOAD)];
+                }
+            }
+            Relay::Turn(server) => {
+                server.renew(&mut self.place)?;
+                process = server.process();
+            }
+            _ => {}
         }
         let (flows, way, load) = (&self.flows[at], self.way, &mut self.place.load);
         let right = |frame: &[u8]| flows.is_right(way, frame);
@@ -69,7 +81,7 @@ impl Contender {
         let first = load.run(Duration::MAX, flows.frames.iter().map(Vec::as_slice), right)?;
         ensure!(first.lost() == 0, "{}: {first:?} before the measurement", self.name);
         let endless = flows.frames.iter().map(Vec::as_slice).cycle();
-        let (outcome, usage) = spinners.measure(&[], || load.run(duration, endless, right));
+        let (outcome, usage) = spinners.measure(process.as_slice(), || load.run(duration, endless, right));
         self.measured[at].add(outcome?, usage).context(self.name)
     }
 }
@@ -97,6 +109,10 @@ fn contenders(lab: &Lab) -> Result<Vec<Contender>> {
         Contender::new(lab, "userspace", |place| {
             Ok(Relay::Thread(UserspaceRelay::start(place, most, CPUS[1])?))
         })?,
+        Contender::new(&Lab::new(), "wgrelay-turn", |place| {
+            Ok(Relay::Turn(TurnInPlace::wgrelay(place, most)?))
+        })?,
+        Contender::new(lab, "coturn", |place| Ok(Relay::Turn(TurnInPlace::coturn(place, most)?)))?,
         Contender::new(lab, "reflect-again", reflector)?,
     ])
 }

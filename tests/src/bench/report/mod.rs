@@ -167,6 +167,16 @@ pub(crate) mod tests {
             delivered: 1_000,
             lost: 0,
         };
+        let channel = |from_client, net| channels::Row {
+            from_client,
+            from: Family::V4,
+            to: Family::V4,
+            net,
+            net_fast: net,
+            reflect: 1.0,
+            control: 1.0,
+            held: true,
+        };
         let mut report = Report {
             short: true,
             programs: [Scenario::CENTRE, Scenario { to: Family::V6, ..Scenario::CENTRE }]
@@ -177,8 +187,11 @@ pub(crate) mod tests {
                 relay("reflect", 1_000, 0.0),
                 relay("nft-conntrack", 1_000, 999.0),
                 relay("userspace", 1_000, 99.0),
+                relay("wgrelay-turn", 1_000, 49.0),
+                relay("coturn", 1_000, 8_999.0),
                 relay("reflect-again", 1_000, 50.0),
             ],
+            channels: vec![channel(true, 27.0), channel(false, 17.0)],
             hub: vec![relay("hub-reflect", 1, 0.0), relay("wireguard-go-hub", 1, 7_999.0)],
             ..Report::default()
         };

@@ -7,17 +7,31 @@
 use serde::{Deserialize, Serialize};
 
 use super::Report;
-use crate::bench::xdp::{programs, traffic::Scenario};
+use crate::bench::{
+    load::row,
+    xdp::{
+        channels, programs,
+        traffic::{Family, Scenario},
+    },
+};
 
 /// What the figures are held against: the most that wgrelay may cost, as a share of what that contender does.
-const FIGURES: [(&str, f64); 3] =
-    [("nft-conntrack", 1.0 / 8.0), ("userspace", 1.0 / 15.0), ("wireguard-go-hub", 1.0 / 60.0)];
+const FIGURES: [(&str, f64); 4] = [
+    ("nft-conntrack", 1.0 / 8.0),
+    ("userspace", 1.0 / 15.0),
+    ("wireguard-go-hub", 1.0 / 60.0),
+    (COTURN, 1.0 / 10.0),
+];
+/// Its work is not that of the others: what it is compared with is the program's cost for data of a channel.
+const COTURN: &str = "coturn";
 
 /// All kinds of relays compared. All times are ns of CPU time for a packet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetCost {
     /// wgrelay's program, by the driver method.
     pub wgrelay_ns: f64,
+    /// The same for data of a TURN channel, from the client.
+    pub channel_ns: Option<f64>,
     /// `reflect`'s program, by the driver method.
     pub reflect_ns: f64,
     /// wgrelay as a whole under the load of the others, by their method. The differences that make it up are mostly
@@ -54,15 +68,19 @@ impl NetCost {
             Some(report.programs.iter().find(is)?.net)
         };
         let (wgrelay_ns, reflect_ns) = (program("wgrelay")?, program("reflect")?);
+        let ipv4 = |row: &&channels::Row| row.from_client && (row.from, row.to) == (Family::V4, Family::V4);
+        let channel_ns = report.channels.iter().find(ipv4).map(|row| row.net);
         // By as many sessions as there are in the centre; the hub has one.
         let relays = report.relays.iter().filter(|row| row.sessions == Scenario::CENTRE.sessions);
-        let others = relays.chain(&report.hub).filter(|row| !row.contender.contains("reflect"));
-        let rows = others.map(|row| {
+        let is_other =
+            |row: &&row::Row| ["reflect", "wgrelay"].iter().all(|own| !row.contender.contains(own));
+        let rows = relays.chain(&report.hub).filter(is_other).filter_map(|row| {
+            let wgrelay_ns = if row.contender == COTURN { channel_ns? } else { wgrelay_ns };
             let ns = row.net_tasks_ns_per_packet.median + reflect_ns;
             let figure = FIGURES.iter().find(|(name, _)| *name == row.contender);
             let at_most = figure.map(|&(_, at_most)| at_most);
             let wgrelay_to_it = wgrelay_ns / ns;
-            Row {
+            Some(Row {
                 contender: row.contender.clone(),
                 sessions: row.sessions,
                 ns,
@@ -70,12 +88,18 @@ impl NetCost {
                 wgrelay_to_it,
                 at_most,
                 reached: at_most.map(|at_most| wgrelay_to_it <= at_most),
-            }
+            })
         });
         let rows: Vec<_> = rows.collect();
         let under_load = report.relays.iter().find(|row| row.contender == "wgrelay-driver");
         let wgrelay_under_load_ns = under_load.map(|row| row.net_tasks_ns_per_packet.median + reflect_ns);
-        (!rows.is_empty()).then_some(Self { wgrelay_ns, reflect_ns, wgrelay_under_load_ns, rows })
+        (!rows.is_empty()).then_some(Self { wgrelay_ns, channel_ns, reflect_ns, wgrelay_under_load_ns, rows })
+    }
+
+    /// wgrelay's programs, and what they are held against.
+    pub fn own(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let channel = self.channel_ns.map(|ns| ("wgrelay, channel", ns));
+        [("reflect", self.reflect_ns), ("wgrelay", self.wgrelay_ns)].into_iter().chain(channel)
     }
 }
 
@@ -92,6 +116,7 @@ mod tests {
         let expected = [
             ("nft-conntrack", 1_000.0, 0.01, Some(true)),
             ("userspace", 100.0, 0.1, Some(false)),
+            ("coturn", 9_000.0, 0.003, Some(true)),
             ("wireguard-go-hub", 8_000.0, 0.00125, Some(true)),
         ];
         assert_eq!(rows.collect::<Vec<_>>(), expected);

@@ -14,10 +14,11 @@ const WIDTH: f64 = LEFT + LONGEST + 140.0;
 
 /// The picture: a bar for each contender on a logarithmic scale that starts at 1 ns. Colours are for dark pages too.
 pub fn svg(report: &Report, cost: &NetCost) -> String {
-    let mut bars = vec![("reflect", cost.reflect_ns), ("wgrelay", cost.wgrelay_ns)];
-    bars.extend(cost.rows.iter().map(|row| (row.contender.as_str(), row.ns)));
-    bars.sort_by(|(_, one), (_, other)| one.total_cmp(other));
-    let most = bars.iter().fold(10.0, |most: f64, &(_, ns)| most.max(ns));
+    let own = cost.own().map(|(name, ns)| (name, ns, None));
+    let others = cost.rows.iter().map(|row| (row.contender.as_str(), row.ns, Some(1.0 / row.wgrelay_to_it)));
+    let mut bars: Vec<_> = own.chain(others).collect();
+    bars.sort_by(|(_, one, _), (_, other, _)| one.total_cmp(other));
+    let most = bars.iter().fold(10.0, |most: f64, &(_, ns, _)| most.max(ns));
     let decades = most.log10().ceil();
     let length = |ns: f64| (ns.max(1.0).log10() / decades * LONGEST).max(2.0);
     let bottom = TOP + STEP * bars.len() as f64;
@@ -31,15 +32,11 @@ pub fn svg(report: &Report, cost: &NetCost) -> String {
             bottom + 18.0
         );
     }
-    for (number, (name, ns)) in (0_u32..).zip(bars) {
+    for (number, (name, ns, times)) in (0_u32..).zip(bars) {
         let top = TOP + STEP * f64::from(number);
-        let class = if name == "wgrelay" { "bar us" } else { "bar" };
+        let class = if name.starts_with("wgrelay") { "bar us" } else { "bar" };
         let value = if ns < 100.0 { format!("{ns:.1}") } else { super::tables::thousands(ns) };
-        let times = if ["wgrelay", "reflect"].contains(&name) {
-            String::new()
-        } else {
-            format!(" ({:.0} ×)", ns / cost.wgrelay_ns)
-        };
+        let times = times.map_or_else(String::new, |times| format!(" ({times:.0} ×)"));
         shapes += &format!(
             "<text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\n\
              <rect class=\"{class}\" x=\"{LEFT}\" y=\"{:.1}\" width=\"{:.1}\" height=\"22\" rx=\"2\"/>\n\
@@ -93,8 +90,8 @@ mod tests {
         report.machine.cpu = "A & B <C>".to_owned();
         let cost = report.net_cost.clone().unwrap();
         let picture = svg(&report, &cost);
-        assert_eq!(picture.matches("<rect ").count(), 5);
-        assert_eq!(picture.matches("class=\"bar us\"").count(), 1);
+        assert_eq!(picture.matches("<rect ").count(), 7);
+        assert_eq!(picture.matches("class=\"bar us\"").count(), 2);
         assert!(picture.contains(">8,000 ns (800 ×)</text>") && picture.contains("A &amp; B &lt;C&gt;"));
         // 1,000 ns are three of the four decades.
         assert!(picture.contains("width=\"352.5\""), "{picture}");

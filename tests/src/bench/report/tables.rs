@@ -223,7 +223,7 @@ pub fn net_cost(cost: &NetCost) -> String {
     let mut table =
         Table::new(["net cost of a packet", "sessions", "ns", "ns, busy", "× wgrelay", "figure", "reached"]);
     let dash = || "–".to_owned();
-    for (name, ns) in [("reflect", cost.reflect_ns), ("wgrelay", cost.wgrelay_ns)] {
+    for (name, ns) in cost.own() {
         let times = format!("{:.1}", ns / cost.wgrelay_ns);
         let sessions = thousands(Scenario::CENTRE.sessions.into());
         table.row([name.to_owned(), sessions, format!("{ns:.1}"), dash(), times, dash(), dash()]);
@@ -359,8 +359,10 @@ mod tests {
 |----------------------|---------:|------:|---------:|----------:|-------:|--------:|
 | reflect              |    1,000 |   1.0 |        – |       0.1 |      – |       – |
 | wgrelay              |    1,000 |  10.0 |        – |       1.0 |      – |       – |
+| wgrelay, channel     |    1,000 |  27.0 |        – |       2.7 |      – |       – |
 | nft-conntrack        |    1,000 | 1,000 |    1,001 |     100.0 |    ≥ 8 |     yes |
 | userspace            |    1,000 |   100 |      101 |      10.0 |   ≥ 15 |      no |
+| coturn               |    1,000 | 9,000 |    9,001 |     333.3 |   ≥ 10 |     yes |
 | wireguard-go-hub     |        1 | 8,000 |    8,001 |     800.0 |   ≥ 60 |     yes |
 ";
         assert_eq!(net_cost(&made_up().net_cost.unwrap()), expected);
