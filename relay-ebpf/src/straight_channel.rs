@@ -105,10 +105,10 @@ fn send<I: LeaveAs<O>, O: Ip, const FROM_CLIENT: bool>(
     if !checksummed || !fits || !is_local_id(channel.local_out) {
         return None;
     }
+    let sent = egress_of_channel(ctx, next_hop)?;
     if channel.rate != 0 && !within_rate(channel.rate, FROM_CLIENT, data.len as u16) {
         return Some(Reason::OverRateLimit);
     }
-    let sent = egress_of_channel(ctx, next_hop)?;
     // What is kept over the call is kept on the stack, so that is as little as can be.
     let (ip, came) = (*ip, *came);
     let header = size_of::<Header>() as i32;

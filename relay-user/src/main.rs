@@ -266,7 +266,7 @@ fn turn_key(realm: &str, name: &str) -> Result<()> {
 
 fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("WGRELAY_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=error,stun_types=error"));
+        .unwrap_or_else(|_| EnvFilter::new("info,netlink_proto=error,stun_types=error,rustls=error"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

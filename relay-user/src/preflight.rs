@@ -6,6 +6,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use caps::{CapSet, Capability};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The youngest thing that the XDP program uses, and the Linux that brought it. A kernel is asked for the thing itself and
 /// not for its version: vendors carry such things back to kernels with old numbers.
@@ -27,6 +28,19 @@ pub fn check() -> Result<()> {
         bail!("{capability} is missing ({why}): run wgrelay as root, or give it the capability");
     }
     check_kernel()
+}
+
+/// Enough for all clients of the TURN server that there may be, and their relayed addresses.
+const OPEN_FILES: u64 = 65_536;
+
+/// Lets this process have as many files open as it may: 1,024 are usual for those that have not asked for more.
+pub fn raise_open_files() -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("ask how many files may be open")?;
+    let wanted = hard.min(OPEN_FILES);
+    if wanted > soft {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).context("ask for more open files")?;
+    }
+    Ok(())
 }
 
 /// What is needed and not held, and for what.

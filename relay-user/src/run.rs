@@ -37,6 +37,7 @@ pub async fn run(path: &Path, keep: bool, shutdown: impl Future<Output = ()>) ->
     let config = Config::read(path)?;
     let keep = Keep::new(keep, config.relay.keep);
     preflight::check()?;
+    preflight::raise_open_files()?;
     let _claim = Claim::new(&config.relay.pin_dir)?;
     let api = api::listen(&config.relay.socket)?;
     let result = with_socket(path, config.clone(), &keep, api, shutdown).await;

@@ -8,6 +8,7 @@
 pub mod allocation;
 pub mod config;
 pub mod credentials;
+pub mod doors;
 pub mod entries;
 mod framing;
 mod guard;

@@ -15,10 +15,10 @@ use crate::{members::RateLimit, tls::Certificate};
 
 use super::{
     credentials::{Credentials, Key, Realm},
+    doors::Door,
     guard::Rates,
     peers::Peers,
     server::{Quotas, Settings},
-    streams::Door,
 };
 
 /// `[turn]`
@@ -288,7 +288,8 @@ impl TurnConfig {
                 "the port of the TURN server and the relay port must not be among them",
             );
         }
-        if self.tls_port.is_some() != (self.tls_cert_file.is_some() && self.tls_key_file.is_some()) {
+        let tls = [self.tls_port.is_some(), self.tls_cert_file.is_some(), self.tls_key_file.is_some()];
+        if tls.contains(&true) && tls.contains(&false) {
             return fault(
                 "turn.tls_port",
                 "TLS needs `tls_port`, `tls_cert_file` and `tls_key_file`, all three",

@@ -1,7 +1,13 @@
 //! Messages in a stream of bytes (RFC 8489, section 6.2.2; RFC 8656, section 12.5): each says how long it is, and data of a
 //! channel is followed by padding up to a multiple of four bytes.
 
-use std::io;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::codec::Decoder;
@@ -11,15 +17,27 @@ use turn_types::stun::message::{MAGIC_COOKIE, MessageHeader};
 const CHANNEL_HEADER: usize = 4;
 /// So much of a STUN message says that it is one.
 const STUN_HEAD: usize = 8;
+/// No request is longer, in bytes, so nobody has to be believed who says so.
+const LONGEST_REQUEST: usize = 4_096;
 
 /// Takes messages out of a stream, without their padding.
-#[derive(Debug, Default)]
-pub struct Framing;
+#[derive(Debug)]
+pub struct Framing {
+    is_proven: Arc<AtomicBool>,
+}
+
+impl Framing {
+    /// `is_proven` says whether messages may be longer than requests are.
+    pub fn new(is_proven: Arc<AtomicBool>) -> Self {
+        Self { is_proven }
+    }
+}
 
 /// Why a stream can't be read any further.
 #[derive(Debug)]
 pub enum Ended {
-    /// What comes is neither a STUN message nor data of a channel, so nobody can say where the next message begins.
+    /// What comes is neither a STUN message nor data of a channel, so nobody can say where the next message begins; or longer
+    /// than it may be.
     NotTurn,
     /// It could not be read, or has ended within a message.
     Broken(io::Error),
@@ -61,6 +79,9 @@ impl Decoder for Framing {
 
     fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Bytes>, Ended> {
         let Some((message, all)) = lengths(bytes)? else { return Ok(None) };
+        if all > LONGEST_REQUEST && !self.is_proven.load(Relaxed) {
+            return Err(Ended::NotTurn);
+        }
         // Room is made for what has come, not for what somebody says that will.
         if bytes.len() < all {
             return Ok(None);
@@ -86,12 +107,16 @@ mod tests {
         [&[0x40, 1][..], &(len as u16).to_be_bytes(), &vec![0xa5; len]].concat()
     }
 
+    fn framing(is_proven: bool) -> Framing {
+        Framing::new(Arc::new(AtomicBool::new(is_proven)))
+    }
+
     /// All messages of a stream that comes in pieces.
     fn read(pieces: &[&[u8]]) -> Result<Vec<Bytes>, Ended> {
         let (mut bytes, mut messages) = (BytesMut::new(), Vec::new());
         for piece in pieces {
             bytes.extend_from_slice(piece);
-            while let Some(message) = Framing.decode(&mut bytes)? {
+            while let Some(message) = framing(true).decode(&mut bytes)? {
                 messages.push(message);
             }
         }
@@ -118,13 +143,22 @@ mod tests {
         #[test]
         fn nothing_makes_it_panic(stream in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut bytes = BytesMut::from(&stream[..]);
-            while let Ok(Some(_)) = Framing.decode(&mut bytes) {}
+            while let Ok(Some(_)) = framing(true).decode(&mut bytes) {}
         }
     }
 
     #[test]
     fn the_longest_messages_fit() {
         assert_eq!(read(&[&stun(16_383), &data(65_535), &[0]]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn who_has_proven_nothing_is_not_waited_for_so_long() {
+        let announced = [0x40, 1, 0xff, 0xff];
+        assert!(matches!(framing(false).decode(&mut BytesMut::from(&announced[..])), Err(Ended::NotTurn)));
+        assert!(matches!(framing(true).decode(&mut BytesMut::from(&announced[..])), Ok(None)));
+        let longest = stun((LONGEST_REQUEST - MessageHeader::LENGTH) / 4);
+        assert!(matches!(framing(false).decode(&mut BytesMut::from(&longest[..])), Ok(Some(_))));
     }
 
     #[test]

@@ -105,18 +105,15 @@ impl Server {
         host: &mut dyn Host,
         actions: &mut Vec<Action>,
     ) -> Option<Vec<u8>> {
-        let admits = |server: &mut Self| {
-            let admits = server.guard.admits(now.at, tuple.client.ip());
-            server.outcomes.over_budget += u64::from(!admits);
-            admits
-        };
         // Whoever has an allocation has proven himself, as long as he does so again.
         let known = self.allocations.contains_key(&tuple);
-        if !known && !admits(self) {
+        if !known && !self.admits(now.at, &tuple) {
+            // By UDP it is asked again.
+            actions.extend((tuple.transport == Transport::Tcp).then_some(Action::Disconnect(tuple)));
             return None;
         }
         if message.method() == BINDING {
-            if known && !admits(self) {
+            if known && !self.admits(now.at, &tuple) {
                 return None;
             }
             let unknown = unknown_attributes(message);
@@ -130,7 +127,7 @@ impl Server {
         }
         let (username, user) = match self.authenticate(now, &tuple, message) {
             Ok(user) => user,
-            Err(refusal) => return (!known || admits(self)).then(|| refusal.finish(None)),
+            Err(refusal) => return (!known || self.admits(now.at, &tuple)).then(|| refusal.finish(None)),
         };
         let key = user.key;
         let request = Request { now: now.at, tuple, message, username, user };

@@ -143,6 +143,8 @@ pub enum Action {
     Bind(Binding),
     /// It does not any more.
     Unbind(FiveTuple, u16),
+    /// A client by TCP gets no answer, and would wait for it: its connection is to end.
+    Disconnect(FiveTuple),
     /// The socket of a relayed address is to be closed.
     Close(SocketAddr),
 }
@@ -244,7 +246,8 @@ pub struct Server {
     pub(super) accounts: HashMap<String, Account>,
     pub(super) ports: Ports,
     pub(super) nonces: Nonces,
-    pub(super) guard: Guard,
+    /// Of clients by UDP, who may be anybody, and by TCP, who are at least where they say.
+    guards: [Guard; 2],
     pub(super) rng: StdRng,
     pub(super) outcomes: Outcomes,
     /// When something of each allocation ends next.
@@ -262,7 +265,7 @@ impl Server {
             accounts: HashMap::new(),
             ports: Ports::new(settings.ports.clone()),
             nonces: Nonces::new(rng.random()),
-            guard: Guard::new(settings.rates),
+            guards: [Guard::new(settings.rates), Guard::new(settings.rates)],
             rng,
             outcomes: Outcomes::default(),
             ends: BTreeSet::new(),
@@ -276,7 +279,7 @@ impl Server {
     pub fn configure(&mut self, settings: Settings, actions: &mut Vec<Action>) {
         let Settings { addresses, ports, quotas, .. } = self.settings.clone();
         self.settings = Settings { addresses, ports, ..settings };
-        self.guard.set_rates(self.settings.rates);
+        self.guards.iter_mut().for_each(|guard| guard.set_rates(self.settings.rates));
         let gone: Vec<FiveTuple> = self
             .allocations
             .iter()
@@ -399,6 +402,13 @@ impl Server {
         }
         allocation.traffic.sent += Traffic { packets: 1, bytes: data.len() as u64 };
         actions.push(Action::Send { from: relayed.address, to: peer, bytes: data.to_vec(), whole });
+    }
+
+    /// Whether one more request is answered of somebody who has not proven who it is.
+    pub(super) fn admits(&mut self, now: Timestamp, tuple: &FiveTuple) -> bool {
+        let admits = self.guards[tuple.transport as usize].admits(now, tuple.client.ip());
+        self.outcomes.over_budget += u64::from(!admits);
+        admits
     }
 
     /// Whether this is an address that relayed ones are of. Clients of this server may talk to each other by those, but

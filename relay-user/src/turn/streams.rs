@@ -1,275 +1,62 @@
-//! Clients that come by TCP, with TLS or without: many networks let nothing else out. What they send is told as it comes, a
-//! message at a time; what is for them waits in a queue of their own.
+//! The connections of clients by TCP, as the server knows them: what is for a client waits in a queue of its own.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use relay_ebpf::tables::{Address, source_key};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, split},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::JoinSet,
-    time::{sleep, timeout},
-};
-use tokio_rustls::TlsAcceptor;
-use tokio_util::codec::FramedRead;
-use tracing::{debug, error};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::debug;
 
 use super::{
-    framing::{Ended, Framing, padded},
-    server::{FiveTuple, Transport},
+    doors::{Connection, Line},
+    framing::padded,
+    server::FiveTuple,
 };
-use crate::{handshake::Timestamp, tls::Certificate};
+use crate::handshake::Timestamp;
 
-/// Events that wait to be looked at. What is more waits in the connections.
-const WAITING: usize = 256;
-/// Messages that wait for one client.
-const QUEUE: usize = 64;
-/// So many of these are for answers alone: where data does not get away fast enough it is lost, as it would be by UDP.
-const FOR_ANSWERS: usize = 8;
-/// Connections of one source, an IPv4 address or an IPv6 /64, and of all together.
-const PER_SOURCE: usize = 256;
-const IN_ALL: usize = 4_096;
-/// How long a TLS handshake may take, and the client to take in a message.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// So many bytes wait for one client, and for all of them; data is lost, as it would be by UDP, where they don't get away fast
+/// enough.
+const WAITING: usize = 256 << 10;
+const WAITING_IN_ALL: usize = 64 << 20;
+/// So many of these are for answers alone.
+const FOR_ANSWERS: usize = 16 << 10;
+const FOR_ANSWERS_IN_ALL: usize = 8 << 20;
+/// What a message takes beside its bytes.
+const OVERHEAD: usize = 128;
 /// How long a connection lasts that has no allocation.
 const IDLE: Duration = Duration::from_secs(30);
-/// After an error of the listening socket (too many open files, say).
-const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where clients can connect to.
+/// What is to go to a client.
 #[derive(Debug)]
-pub struct Door {
-    listener: std::net::TcpListener,
-    address: SocketAddr,
-    certificate: Option<Certificate>,
-}
-
-impl Door {
-    /// Listens there, with TLS if there is a certificate.
-    ///
-    /// # Errors
-    /// If the system does not let us.
-    pub fn open(address: SocketAddr, certificate: Option<Certificate>) -> Result<Self> {
-        let listen = || -> std::io::Result<_> {
-            let listener = std::net::TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        };
-        let what = if certificate.is_some() { "TLS" } else { "TCP" };
-        let listener = listen().with_context(|| {
-            let remedy =
-                if address.port() < 1024 { "; ports below 1024 need CAP_NET_BIND_SERVICE" } else { "" };
-            format!("listen for TURN clients at {address} ({what}{remedy})")
-        })?;
-        Ok(Self { listener, address, certificate })
-    }
-}
-
-/// What has happened.
-#[derive(Debug)]
-pub enum Event {
-    /// A client has connected; what is to go to it goes here.
-    Opened(FiveTuple, mpsc::Sender<Vec<u8>>),
-    /// It has sent a message.
-    Message(FiveTuple, Bytes),
-    /// It has sent something else.
-    NotTurn,
-    /// Its connection has ended.
-    Closed(FiveTuple),
-    /// Somebody has more connections than there may be: this one was closed at once.
-    Refused,
-}
-
-/// Accepts connections as long as the value lives.
-pub struct Doors {
-    /// What has happened, in its order.
-    pub events: mpsc::Receiver<Event>,
-    _tasks: JoinSet<()>,
-}
-
-impl Doors {
-    /// Begins to accept.
-    ///
-    /// # Errors
-    /// If tokio does not take one of them.
-    pub fn accept(doors: Vec<Door>) -> Result<Self> {
-        let (sender, events) = mpsc::channel(WAITING);
-        let seats = Arc::new(Seats::default());
-        let mut tasks = JoinSet::new();
-        // All doors with TLS have the same.
-        if let Some(certificate) = doors.iter().find_map(|door| door.certificate.clone()) {
-            tasks.spawn(async move {
-                if let Err(error) = certificate.follow("the TURN server").await {
-                    error!("{error:#}");
-                }
-            });
-        }
-        for Door { listener, address, certificate } in doors {
-            let listener = TcpListener::from_std(listener).with_context(|| format!("listen at {address}"))?;
-            tasks.spawn(accept(listener, certificate, Arc::clone(&seats), sender.clone()));
-        }
-        Ok(Self { events, _tasks: tasks })
-    }
-}
-
-/// How many connections there are.
-#[derive(Debug, Default)]
-struct Seats(Mutex<Taken>);
-
-#[derive(Debug, Default)]
-struct Taken {
-    by_source: HashMap<Address, usize>,
-    all: usize,
-}
-
-/// The right to one. It ends with the value.
-struct Seat {
-    seats: Arc<Seats>,
-    source: Address,
-}
-
-impl Seats {
-    fn take(self: &Arc<Self>, source: IpAddr) -> Option<Seat> {
-        let source = source_key(source.into());
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.by_source.get(&source).copied().unwrap_or(0);
-        if count >= PER_SOURCE || taken.all >= IN_ALL {
-            return None;
-        }
-        taken.by_source.insert(source, count + 1);
-        taken.all += 1;
-        Some(Seat { seats: Arc::clone(self), source })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= 1;
-        if let Entry::Occupied(mut count) = taken.by_source.entry(self.source) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    certificate: Option<Certificate>,
-    seats: Arc<Seats>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, client)) => match seats.take(client.ip()) {
-                    Some(seat) => {
-                        connections.spawn(connection(stream, client, certificate.clone(), seat, events.clone()));
-                    }
-                    None => {
-                        let _ = events.send(Event::Refused).await;
-                    }
-                },
-                Err(error) => {
-                    debug!(%error, "a connection of a TURN client could not be accepted");
-                    sleep(PAUSE).await;
-                }
-            },
-        }
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    client: SocketAddr,
-    certificate: Option<Certificate>,
-    _seat: Seat,
-    events: mpsc::Sender<Event>,
-) {
-    // What is asked for is to go out at once.
-    let _ = stream.set_nodelay(true);
-    let Ok(server) = stream.local_addr() else { return };
-    let tuple = FiveTuple { transport: Transport::Tcp, client, server };
-    match certificate {
-        None => exchange(stream, tuple, &events).await,
-        Some(certificate) => {
-            let acceptor = TlsAcceptor::from(certificate.config().get_inner());
-            match timeout(PATIENCE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => exchange(stream, tuple, &events).await,
-                Ok(Err(error)) => debug!(%client, %error, "a TLS handshake of a TURN client"),
-                Err(_) => debug!(%client, "a TLS handshake of a TURN client takes too long"),
-            }
-        }
-    }
-}
-
-/// Carries messages both ways until one of them ends.
-async fn exchange<S: AsyncRead + AsyncWrite>(stream: S, tuple: FiveTuple, events: &mpsc::Sender<Event>) {
-    let (queue, mut queued) = mpsc::channel::<Vec<u8>>(QUEUE);
-    if events.send(Event::Opened(tuple, queue)).await.is_err() {
-        return;
-    }
-    let (reader, mut writer) = split(stream);
-    let mut messages = FramedRead::new(reader, Framing);
-    let read = async {
-        while let Some(next) = messages.next().await {
-            let event = match next {
-                Ok(message) => Event::Message(tuple, message),
-                Err(Ended::NotTurn) => Event::NotTurn,
-                Err(Ended::Broken(error)) => {
-                    debug!(client = %tuple.client, %error, "the connection of a TURN client");
-                    return;
-                }
-            };
-            let is_last = matches!(event, Event::NotTurn);
-            if events.send(event).await.is_err() || is_last {
-                return;
-            }
-        }
-    };
-    let write = async {
-        while let Some(message) = queued.recv().await {
-            let sent = async {
-                writer.write_all(&message).await?;
-                writer.flush().await
-            };
-            if !matches!(timeout(PATIENCE, sent).await, Ok(Ok(()))) {
-                return;
-            }
-        }
-        let _ = timeout(PATIENCE, writer.shutdown()).await;
-    };
-    tokio::select! {
-        () = read => {}
-        () = write => {}
-    }
-    let _ = events.send(Event::Closed(tuple)).await;
+pub struct Queued {
+    /// It, with its padding.
+    pub bytes: Vec<u8>,
+    /// The room that it takes until it is gone.
+    _room: [OwnedSemaphorePermit; 2],
 }
 
 /// The connections that there are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
     open: HashMap<FiveTuple, Stream>,
+    room: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct Stream {
-    queue: mpsc::Sender<Vec<u8>>,
+    number: u64,
+    line: Line,
+    room: Arc<Semaphore>,
     /// When it was opened, or last had an allocation.
     used: Timestamp,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self { open: HashMap::new(), room: Arc::new(Semaphore::new(WAITING_IN_ALL)) }
+    }
 }
 
 impl Streams {
@@ -283,25 +70,45 @@ impl Streams {
         self.open.is_empty()
     }
 
-    /// One more.
-    pub fn insert(&mut self, now: Timestamp, tuple: FiveTuple, queue: mpsc::Sender<Vec<u8>>) {
-        self.open.insert(tuple, Stream { queue, used: now });
+    /// One more; `true` if it takes the place of one whose end nobody has told of yet.
+    pub fn insert(&mut self, now: Timestamp, Connection { tuple, number }: Connection, line: Line) -> bool {
+        let room = Arc::new(Semaphore::new(WAITING));
+        self.open.insert(tuple, Stream { number, line, room, used: now }).is_some()
     }
 
-    /// One less.
+    /// Whether it is one of them: of one that has ended messages may still come.
+    pub fn contains(&self, connection: &Connection) -> bool {
+        self.open.get(&connection.tuple).is_some_and(|stream| stream.number == connection.number)
+    }
+
+    /// Ends the one with this client.
     pub fn remove(&mut self, tuple: &FiveTuple) {
         self.open.remove(tuple);
     }
 
-    /// Sends a message to a client. `is_data` says that it may be lost.
-    pub fn send(&self, tuple: &FiveTuple, mut message: Vec<u8>, is_data: bool) {
-        let Some(Stream { queue, .. }) = self.open.get(tuple) else { return };
-        if is_data && queue.capacity() <= FOR_ANSWERS {
-            debug!(client = %tuple.client, "a TURN client is too slow for its data");
-            return;
+    /// The client has an allocation: from now on it may send whatever fits a message.
+    pub fn proven(&self, tuple: &FiveTuple) {
+        if let Some(stream) = self.open.get(tuple) {
+            stream.line.is_proven.store(true, Relaxed);
         }
-        message.resize(padded(message.len()), 0);
-        let _ = queue.try_send(message);
+    }
+
+    /// Sends a message to a client. `is_data` says that it may be lost.
+    pub fn send(&self, tuple: &FiveTuple, mut bytes: Vec<u8>, is_data: bool) {
+        let Some(Stream { line, room, .. }) = self.open.get(tuple) else { return };
+        bytes.resize(padded(bytes.len()), 0);
+        let take = |room: &Arc<Semaphore>, for_answers: usize| {
+            let len = bytes.len() + OVERHEAD;
+            let kept = if is_data { for_answers } else { 0 };
+            let fits = len + kept <= room.available_permits();
+            Arc::clone(room).try_acquire_many_owned(u32::try_from(len).ok()?).ok().filter(|_| fits)
+        };
+        match take(room, FOR_ANSWERS).zip(take(&self.room, FOR_ANSWERS_IN_ALL)) {
+            Some((own, of_all)) => {
+                let _ = line.queue.send(Queued { bytes, _room: [own, of_all] });
+            }
+            None => debug!(client = %tuple.client, is_data, "a TURN client is too slow for what is for it"),
+        }
     }
 
     /// Ends those that have had no allocation for too long.
@@ -312,5 +119,80 @@ impl Streams {
             }
             now.saturating_sub(stream.used) < IDLE
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::sync::mpsc::{self, UnboundedReceiver};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::turn::server::Transport;
+
+    const NOW: Timestamp = Duration::from_secs(1);
+
+    fn client(port: u16) -> FiveTuple {
+        let [client, server] = [("192.0.2.7", port), ("198.51.100.1", 3478)]
+            .map(|(ip, port)| (ip.parse::<std::net::IpAddr>().unwrap(), port).into());
+        FiveTuple { transport: Transport::Tcp, client, server }
+    }
+
+    fn connect(streams: &mut Streams, port: u16, number: u64) -> UnboundedReceiver<Queued> {
+        let (queue, queued) = mpsc::unbounded_channel();
+        let line = Line::new(queue, Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        streams.insert(NOW, Connection { tuple: client(port), number }, line);
+        queued
+    }
+
+    fn drained(queued: &mut UnboundedReceiver<Queued>) -> usize {
+        std::iter::from_fn(|| queued.try_recv().ok()).map(|queued| queued.bytes.len()).sum()
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_in_loses_data_and_gets_its_answers() {
+        let mut streams = Streams::default();
+        let mut queued = connect(&mut streams, 1, 1);
+        for _ in 0..2 {
+            (0..1_000).for_each(|_| streams.send(&client(1), vec![0; 65_001], true));
+            (0..100).for_each(|_| streams.send(&client(1), vec![0; 32], false));
+            assert_eq!(drained(&mut queued), 3 * 65_004 + 100 * 32);
+        }
+    }
+
+    #[test]
+    fn all_of_them_together_have_a_limit() {
+        let mut streams = Streams::default();
+        let mut queued: Vec<_> = (1..=1_000).map(|port| connect(&mut streams, port, 1)).collect();
+        for port in 1..=1_000 {
+            (0..10).for_each(|_| streams.send(&client(port), vec![0; 60_000], true));
+        }
+        streams.send(&client(1_000), vec![0; 32], false);
+        let (last, others) = queued.split_last_mut().unwrap();
+        let data: usize = others.iter_mut().map(drained).sum();
+        assert_eq!(data, (WAITING_IN_ALL - FOR_ANSWERS_IN_ALL) / (60_000 + OVERHEAD) * 60_000);
+        assert_eq!(drained(last), 32);
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_connection_is_not_that_of_a_later_one() {
+        let mut streams = Streams::default();
+        let _first = connect(&mut streams, 1, 1);
+        let _second = connect(&mut streams, 1, 2);
+        assert_eq!(streams.len(), 1);
+        assert!(!streams.contains(&Connection { tuple: client(1), number: 1 }));
+        assert!(streams.contains(&Connection { tuple: client(1), number: 2 }));
+    }
+
+    #[test]
+    fn who_does_nothing_goes() {
+        let mut streams = Streams::default();
+        let _queued = [connect(&mut streams, 1, 1), connect(&mut streams, 2, 2)];
+        streams.sweep(NOW + IDLE - Duration::from_nanos(1), |tuple| *tuple == client(2));
+        assert_eq!(streams.len(), 2);
+        streams.sweep(NOW + IDLE, |_| false);
+        assert!(streams.open.contains_key(&client(2)) && streams.len() == 1);
     }
 }

@@ -20,10 +20,11 @@ use tracing::{error, info};
 use super::{
     allocation::Allocation,
     credentials::Credentials,
+    doors::{Door, Doors, Event},
     netmaker::Hosts,
     server::{Action, FiveTuple, Now, Server, Settings, Transport},
     sockets::{Received, Sockets},
-    streams::{Door, Doors, Event, Streams},
+    streams::Streams,
 };
 use crate::{
     api::Engine,
@@ -209,15 +210,24 @@ impl<'a> Running<'a> {
 
     fn take_event(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Opened(tuple, queue) => self.streams.insert(clock::now(), tuple, queue),
-            Event::Message(tuple, bytes) => {
+            Event::Opened(connection, line) => {
+                if self.streams.insert(clock::now(), connection, line) {
+                    self.server.disconnected(&connection.tuple, actions);
+                }
+            }
+            Event::Message(connection, bytes) if self.streams.contains(&connection) => {
+                let tuple = connection.tuple;
                 self.server.handle(now(), tuple, &bytes, &mut self.sockets, actions);
+                if self.server.allocation(&tuple).is_some() {
+                    self.streams.proven(&tuple);
+                }
             }
+            Event::Closed(connection) if self.streams.contains(&connection) => {
+                self.streams.remove(&connection.tuple);
+                self.server.disconnected(&connection.tuple, actions);
+            }
+            Event::Message(..) | Event::Closed(_) => {}
             Event::NotTurn => self.server.not_turn(),
-            Event::Closed(tuple) => {
-                self.streams.remove(&tuple);
-                self.server.disconnected(&tuple, actions);
-            }
             Event::Refused => self.server.refused(),
         }
     }
@@ -231,6 +241,7 @@ impl<'a> Running<'a> {
                     Transport::Tcp => self.streams.send(&to, bytes, is_data),
                 },
                 Action::Send { from, to, bytes, whole } => self.sockets.send(from, to, &bytes, whole),
+                Action::Disconnect(tuple) => self.streams.remove(&tuple),
                 Action::Close(address) => self.sockets.close(address),
                 Action::Bind(binding) => {
                     if let Some(allocation) = self.server.allocation(&binding.tuple) {

@@ -149,6 +149,36 @@ fn clients_come_by_tcp_and_tls_as_well() {
     assert!(channel_packets(&world) > before);
 }
 
+/// The first message of a TLS handshake (RFC 8446, section 4.1.2), with this server name (RFC 6066, section 3).
+fn client_hello(name: &[u8]) -> Vec<u8> {
+    /// Behind its length, in so many bytes.
+    fn sized(bytes: usize, content: &[u8]) -> Vec<u8> {
+        let len = (content.len() as u32).to_be_bytes();
+        [&len[4 - bytes..], content].concat()
+    }
+    let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &sized(2, content)].concat();
+    let names = sized(2, &[&[0][..], &sized(2, name)].concat());
+    let extensions = [
+        extension(0, &names),
+        // TLS 1.3, X25519 without a key yet, ECDSA over P-256.
+        extension(43, &[2, 3, 4]),
+        extension(10, &[0, 2, 0, 29]),
+        extension(13, &[0, 2, 4, 3]),
+        extension(51, &[0, 0]),
+    ]
+    .concat();
+    let hello = [
+        &[3, 3][..],
+        &[0x5a; 32],
+        &sized(1, &[]),
+        &sized(2, &[0x13, 1]),
+        &sized(1, &[0]),
+        &sized(2, &extensions),
+    ];
+    let handshake = [&[1][..], &sized(3, &hello.concat())].concat();
+    [&[0x16, 3, 1][..], &sized(2, &handshake)].concat()
+}
+
 #[test]
 fn connections_that_are_of_no_use_end_and_do_not_hinder_others() {
     let world = TurnWorld::configured(with_streams);
@@ -161,6 +191,13 @@ fn connections_that_are_of_no_use_end_and_do_not_hinder_others() {
     browser.set_read_timeout(Some(Duration::from_secs(10))).expect("set a time-out");
     assert_eq!(browser.read(&mut [0; 16]).expect("the end"), 0);
     until("what is no TURN", Duration::from_secs(5), || outcome(&world, "not_turn", 1));
+    // A TLS handshake for a server whose name is none: nobody is to fill the log with what he likes.
+    let mut nameless =
+        world.client.enter(|| TcpStream::connect(SocketAddr::new(server.ip(), TLS_PORT)).expect("connect"));
+    nameless.write_all(&client_hello(b"no name \xff")).expect("send");
+    nameless.set_read_timeout(Some(Duration::from_secs(10))).expect("set a time-out");
+    assert!(nameless.read(&mut [0; 16]).expect("an alert") > 0);
+    assert!(!world.relay.said().contains("no name"), "{}", world.relay.said());
     // More than one source may have.
     let many: Vec<TcpStream> = (0..300).map(|_| connect()).collect();
     until("connections that are refused", Duration::from_secs(5), || {

@@ -1,7 +1,12 @@
 //! Clients by TCP.
 
-use super::world::{Client, PEER, World, client};
-use crate::turn::server::{Action, FiveTuple, Transport};
+use turn_types::stun::message::{BINDING, MessageWrite as _};
+
+use super::world::{Client, PEER, World, client, request, settings};
+use crate::turn::{
+    guard::Rates,
+    server::{Action, FiveTuple, Settings, Transport},
+};
 
 /// A client by TCP with a channel to [`PEER`].
 fn connected(world: &mut World, address: &str) -> Client {
@@ -50,4 +55,24 @@ fn with_its_connection_its_allocation_ends() {
     assert_eq!(world.server.outcomes().disconnected, 1);
     let accounts = world.server.accounts();
     assert_eq!(accounts["ann"].allocations, 1);
+}
+
+#[test]
+fn who_asks_too_often_is_not_left_waiting() {
+    let mut world = World::new();
+    let settings = Settings { rates: Rates { source: 1, all: 1 }, ..settings() };
+    world.server.configure(settings, &mut Vec::new());
+    let mut ask = |transport| {
+        let (mut actions, tuple) =
+            (Vec::new(), FiveTuple { transport, ..client("ann", "192.0.2.7:1000").tuple });
+        world.server.handle(world.now(), tuple, &request(BINDING).finish(), &mut world.host, &mut actions);
+        actions
+    };
+    // What comes by UDP may be anybody's, and takes nothing from those who have connected.
+    for transport in [Transport::Udp, Transport::Tcp] {
+        assert!(matches!(ask(transport)[..], [Action::Answer { .. }]));
+    }
+    assert_eq!(ask(Transport::Udp), []);
+    assert!(matches!(ask(Transport::Tcp)[..], [Action::Disconnect(_)]));
+    assert_eq!(world.server.outcomes().over_budget, 2);
 }

@@ -173,6 +173,7 @@ impl World {
                 Action::Unbind(tuple, number) => {
                     self.bound.retain(|b| (b.tuple, b.number) != (tuple, number))
                 }
+                Action::Disconnect(tuple) => panic!("{tuple:?} is disconnected"),
                 Action::Close(address) => assert!(self.host.open.remove(&address), "{address} was not open"),
             }
         }

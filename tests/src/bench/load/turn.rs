@@ -105,14 +105,18 @@ impl TurnInPlace {
     fn with_clients(server: Server, place: &mut Place, count: u32) -> Result<Self> {
         let client = |number| Client { flow: Flow { number }, requests: Requests::default(), relayed: RELAY };
         let mut this = Self { server, clients: (0..count).map(client).collect(), since: now() };
-        let allocate = |client: &Client| client.requests.allocate();
-        this.ask(place, allocate, MessageClass::Error, |client, answer| client.requests.challenged(answer))?;
-        this.ask(place, allocate, MessageClass::Success, |client, answer| {
-            let relayed = answer.attribute::<XorRelayedAddress>().expect("a relayed address");
-            if let SocketAddr::V4(relayed) = relayed.addr(answer.transaction_id()) {
-                client.relayed = relayed;
-            }
-        })?;
+        this.take_nonces(place)?;
+        this.ask(
+            place,
+            |client| client.requests.allocate(),
+            MessageClass::Success,
+            |client, answer| {
+                let relayed = answer.attribute::<XorRelayedAddress>().expect("a relayed address");
+                if let SocketAddr::V4(relayed) = relayed.addr(answer.transaction_id()) {
+                    client.relayed = relayed;
+                }
+            },
+        )?;
         this.bind(place)?;
         Ok(this)
     }
@@ -123,6 +127,7 @@ impl TurnInPlace {
     /// If one of the clients is not served.
     pub fn renew(&mut self, place: &mut Place) -> Result<()> {
         if self.since.elapsed() >= RENEWAL {
+            self.take_nonces(place)?;
             self.ask(place, |client| client.requests.refresh(), MessageClass::Success, |_, _| {})?;
             self.bind(place)?;
             self.since = now();
@@ -142,6 +147,12 @@ impl TurnInPlace {
             Server::Wgrelay(_) => None,
             Server::Coturn(process) => Some(process.id()),
         }
+    }
+
+    /// They are good for ten minutes, and a run may take longer.
+    fn take_nonces(&mut self, place: &mut Place) -> Result<()> {
+        let unsigned = |_: &Client| Requests::default().allocate();
+        self.ask(place, unsigned, MessageClass::Error, |client, answer| client.requests.challenged(answer))
     }
 
     fn bind(&mut self, place: &mut Place) -> Result<()> {
