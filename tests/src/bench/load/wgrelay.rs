@@ -48,7 +48,11 @@ impl WgrelayInPlace {
         let mut relay = Relay::new(&place.relay);
         relay.addresses = vec![(*RELAY.ip()).into()];
         relay.attach = vec![DEVICE.to_owned()];
-        relay.changes = vec![("xdp_mode = \"auto\"".to_owned(), format!("xdp_mode = \"{mode}\""))];
+        relay.changes = vec![
+            ("xdp_mode = \"auto\"".to_owned(), format!("xdp_mode = \"{mode}\"")),
+            // The two make more handshakes in a second than any hosts would.
+            ("[limits]\n".to_owned(), "[limits]\ninitiations = 10000\n".to_owned()),
+        ];
         relay.members = peers
             .iter()
             .zip(["a", "b"])
