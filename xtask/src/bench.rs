@@ -12,7 +12,7 @@ use crate::{
     build,
     setup::{
         self,
-        Part::{Bpf, Lab},
+        Part::{Bench, Bpf, Lab},
     },
 };
 
@@ -47,7 +47,7 @@ pub fn command(workspace: &Path, arguments: &Arguments) -> Result<Command> {
         command.arg("--from").arg(file);
         command
     } else {
-        let tools = setup::setup(workspace, &[Bpf, Lab])?;
+        let tools = setup::setup(workspace, &[Bpf, Lab, Bench])?;
         build::object(workspace, &tools)?;
         let programs = build::bench_object(workspace, &tools)?;
         let wgrelay = build::host("wgrelay", true)?;

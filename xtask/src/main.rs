@@ -136,11 +136,11 @@ fn main() -> ExitCode {
 }
 
 fn perform(task: Task) -> Result<()> {
-    use setup::Part::{Api, Bpf, Fuzz, Lab, Package, Vm};
+    use setup::Part::{Api, Bench, Bpf, Fuzz, Lab, Package, Vm};
     let workspace = workspace();
     match task {
         Task::Setup { build_only } => {
-            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Package, Fuzz, Api, Vm] };
+            let parts: &[_] = if build_only { &[Bpf] } else { &[Bpf, Lab, Bench, Package, Fuzz, Api, Vm] };
             let tools = setup::setup(&workspace, parts)?;
             println!("BPF toolchain: {}", tools.toolchain);
             println!("bpf-linker:    {}", tools.linker.display());

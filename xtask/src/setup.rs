@@ -24,6 +24,8 @@ pub enum Part {
     Bpf,
     /// The programs that the lab runs.
     Lab,
+    /// What the benchmark compares with.
+    Bench,
     /// What makes the Debian package, and tries it.
     Package,
     /// The compiler for libFuzzer.
@@ -84,6 +86,11 @@ const UNPACKED: [(&str, &str); 5] = [
 /// The TURN server whose clients the lab uses, and the libraries of those.
 const COTURN: &str = "coturn";
 const COTURN_LIBRARIES: [&str; 2] = ["libevent-core-2.1-7", "libevent-extra-2.1-7"];
+
+/// The server itself, which the benchmark compares with, likewise, and its further libraries.
+const TURNSERVER: (&str, &str) = ("turnserver", COTURN);
+const TURNSERVER_LIBRARIES: [&str; 4] =
+    ["libevent-openssl-2.1-7", "libevent-pthreads-2.1-7", "libhiredis0.14", "libmariadb3"];
 
 /// The same for fuzzing: libFuzzer is C++, which the crate libfuzzer-sys compiles.
 const FUZZ: [(&str, &str); 1] = [("c++", "g++")];
@@ -193,7 +200,6 @@ impl Found {
     fn look(workspace: &Path, parts: &[Part]) -> Result<Self> {
         let toolchain = toolchain::find()?;
         let linker = toolchain.as_ref().and_then(|t| linker::find(workspace, t.release.llvm));
-        let lab = parts.contains(&Part::Lab);
         let of = |part, list: &'static [(&str, &str)]| list.iter().filter(move |_| parts.contains(&part));
         let wanted = of(Part::Lab, &LAB).chain(of(Part::Fuzz, &FUZZ)).chain(of(Part::Vm, &VM));
         let wanted = wanted.chain(of(Part::Package, &PACKAGE));
@@ -211,7 +217,11 @@ impl Found {
         Ok(Self {
             programs: packages.chain(proto.then_some(PROTO.1)).chain(venv.then_some(VENV)).collect(),
             schemathesis,
-            unpacked: UNPACKED.into_iter().filter(|(program, _)| lab && !there(program)).collect(),
+            unpacked: of(Part::Lab, &UNPACKED)
+                .chain(of(Part::Bench, &[TURNSERVER]))
+                .copied()
+                .filter(|(program, _)| !there(program))
+                .collect(),
             packages: if linker.is_none() {
                 installed(&linker::build_packages(llvm))
             } else {
@@ -235,6 +245,9 @@ impl Found {
         packages.extend(self.programs.iter().map(|&package| package.to_owned()));
         if self.unpacked.iter().any(|(_, package)| *package == COTURN) {
             packages.extend(COTURN_LIBRARIES.map(String::from));
+        }
+        if self.unpacked.contains(&TURNSERVER) {
+            packages.extend(TURNSERVER_LIBRARIES.map(String::from));
         }
         Plan { packages, linker, unpacked: self.unpacked.clone(), schemathesis: self.schemathesis }
     }
