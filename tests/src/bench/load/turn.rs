@@ -151,7 +151,8 @@ impl TurnInPlace {
 
     /// They are good for ten minutes, and a run may take longer.
     fn take_nonces(&mut self, place: &mut Place) -> Result<()> {
-        let unsigned = |_: &Client| Requests::default().allocate();
+        // Of an Allocate coturn would say only that there is an allocation already.
+        let unsigned = |_: &Client| Requests::default().refresh();
         self.ask(place, unsigned, MessageClass::Error, |client, answer| client.requests.challenged(answer))
     }
 
